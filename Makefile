@@ -1,0 +1,55 @@
+# make            the environment in .venv
+# make score      score the example cohort, or ARGS="input=/path/to/dicom output=/path/to/results"
+# make test       all tests (ARGS are passed to pytest)
+# make check      style and types
+# make train      train the default model (ARGS are passed to train.py)
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# the torch of constraints.txt; it is installed before the rest, see there
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := install
+.PHONY: install score train test check format clean distclean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: cacsnet needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1); try: make PYTHON=python3.11" >&2; exit 1; }
+	@if [ -x $(BIN)/python ] && ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "error: $(VENV) holds a Python older than 3.11; remove it with: make distclean" >&2; exit 1; fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+score: $(STAMP)
+	$(BIN)/python infer.py $(ARGS)
+
+train: $(STAMP)
+	$(BIN)/python train.py experiment=phantom $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# caches and build products; results, runs and the environment stay
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Agreement between reference and model scores."""

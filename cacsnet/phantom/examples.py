@@ -1,0 +1,51 @@
+"""The embedded example cohort: six phantom scans as DICOM series with their reference scores, made on first use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from cacsnet.io import write_dicom_series
+from cacsnet.phantom.cohort import USUAL_DISTRACTORS, Recipe, make_case, reference_row
+
+FORMAT = "3"
+"""Raised whenever the phantom or a recipe changes, so that an old cohort is made again."""
+
+EXAMPLES: dict[str, Recipe] = {
+    "zero": Recipe(seed=30_000_001, burden=0.0),
+    "low": Recipe(seed=30_000_002, burden=2.0),
+    "moderate": Recipe(seed=30_000_003, burden=6.0),
+    "high": Recipe(seed=30_000_004, burden=18.0),
+    "valve_and_aorta": Recipe(
+        seed=30_000_005, burden=4.0, distractors=(*(USUAL_DISTRACTORS | {"aortic_valve": 8.0, "aorta": 8.0}).items(),)
+    ),
+    "nongated_5mm": Recipe(seed=30_000_006, burden=8.0, gated=False),
+}
+
+
+def ensure_examples(folder: Path, on_case: Callable[[str], None] | None = None) -> Path:
+    """Make the cohort below ``folder`` unless it is there; returns its ``manifest.csv`` (``reference.csv`` lies beside it).
+
+    The folder appears only when complete. ``on_case`` is called with the name of each case before it is made.
+    """
+    target = folder / f"v{FORMAT}"
+    if not (target / "manifest.csv").is_file():
+        temporary = folder / f"v{FORMAT}.tmp{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        manifest, reference = [], []
+        for case_id, recipe in EXAMPLES.items():
+            if on_case:
+                on_case(case_id)
+            case = make_case(recipe)
+            write_dicom_series(case.scan, temporary / case_id, patient_id=f"PHANTOM-{recipe.seed}", seed=case_id)
+            manifest.append({"case_id": case_id, "path": case_id, "patient_id": case_id, "scan": 1})
+            reference.append(reference_row(case_id, case))
+        pd.DataFrame(reference).to_csv(temporary / "reference.csv", index=False)
+        pd.DataFrame(manifest).to_csv(temporary / "manifest.csv", index=False)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    return target / "manifest.csv"

@@ -1,0 +1,84 @@
+"""The LightningModule of one stage (coarse or fine). Hyperparameters are plain values from YAML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cacsnet.data.context import simulated_context
+from cacsnet.network.checkpoint import StageConfig, network_input
+from cacsnet.network.losses import LossWeights, total_loss
+
+
+def stage_config(values: Mapping[str, Any]) -> StageConfig:
+    """Stage configuration from a plain YAML mapping; an unknown key raises TypeError."""
+    return StageConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class StageModule(pl.LightningModule):
+    """Trains one network.
+
+    Args:
+        model: fields of :class:`StageConfig`.
+        loss: fields of :class:`LossWeights`.
+        optimizer: ``name`` (adamw or sgd), ``lr``, ``weight_decay``, ``warmup_steps``, ``momentum``.
+        channels_last: memory format of the convolutions (faster on CPU and on recent GPUs).
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        loss: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()  # plain dicts only, so that a checkpoint loads with weights_only=True
+        self.stage = stage_config(model)
+        self.weights = LossWeights(**(loss or {}))
+        self.optimizer_config = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "warmup_steps": 50} | (optimizer or {})
+        self.network = self.stage.build()
+        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        context = None
+        if self.stage.in_channels > 1:
+            context = simulated_context(batch["structures"], self.stage.spacing_mm)
+        x = network_input(batch["hu"], self.stage.hu_window, context).contiguous(memory_format=self.memory_format)
+        parts = total_loss(self.network(x), batch, self.weights)
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True, on_step=True)
+        return parts["loss"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.optimizer_config
+        # norms and biases are not decayed
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        other = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": other, "weight_decay": 0.0}]
+        if config["name"] == "adamw":
+            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=config["lr"])
+        elif config["name"] == "sgd":
+            momentum = config.get("momentum", 0.95)
+            optimizer = torch.optim.SGD(groups, lr=config["lr"], momentum=momentum, nesterov=True)
+        else:
+            raise ValueError(f"optimizer.name must be adamw or sgd, got {config['name']!r}")
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        warmup = min(int(config["warmup_steps"]), max(1, total // 5))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def describe(self) -> dict[str, Any]:
+        return {"stage": asdict(self.stage), "loss": asdict(self.weights), "optimizer": dict(self.optimizer_config)}
