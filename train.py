@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from cacsnet.errors import ConfigError
 from cacsnet.training.run import main
 
 
@@ -12,7 +15,11 @@ from cacsnet.training.run import main
 def train(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    main({str(key): value for key, value in plain.items()})
+    try:
+        main({str(key): value for key, value in plain.items()})
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

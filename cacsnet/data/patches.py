@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from cacsnet.errors import ConfigError
 from cacsnet.grid import AIR_HU, resample
 from cacsnet.phantom.anatomy import Patient, random_rotation
 from cacsnet.phantom.calcium import draw_distractors, draw_plaques
@@ -34,6 +36,8 @@ IGNORE = 255
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium, other calcium inside or beside the heart, bone and noise."""
 
+GENERATOR = 2
+"""Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 THRESHOLD_HU = {70: 207, 80: 177, 100: 145, 120: 130, 135: 119}
 
 
@@ -233,8 +237,8 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
     """Patches of one split by index; the same index gives the same patch anywhere, on any number of workers.
 
     With ``cache_dir`` each patch is made once, stored (int16 and uint8), and read again in later epochs.
-    On reading it is turned, scaled (``turn_deg`` about z, y, x and ``zoom``, both SDs) and shifted by up to the border, and its HU
-    are jittered, unless ``jitter`` is off.
+    On reading it is turned, scaled (``turn_deg`` about z, y, x and ``zoom``, both SDs) and shifted by up to the border, and its
+    HU are jittered, unless ``jitter`` is off.
     """
 
     def __init__(
@@ -262,7 +266,8 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
         if not path.exists():
             patch = make_patch(self.settings, index)
             temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-            np.savez(temporary, **{key: value.numpy() for key, value in patch.items()})
+            arrays: dict[str, Any] = {key: value.numpy() for key, value in patch.items()}
+            np.savez(temporary, **arrays)
             os.replace(temporary, path)
         with np.load(path) as stored:
             return {key: torch.from_numpy(stored[key]) for key in stored.files}
@@ -304,14 +309,19 @@ def _turned(full: dict[str, Tensor], turn: np.ndarray, shift: np.ndarray, border
     return {"hu": hu, **labels, "points": points, "point_label": full["point_label"], "point_group": group}
 
 
-def settings_from(config: Mapping[str, object]) -> PatchSettings:
-    """Settings from a plain YAML mapping; an unknown key raises TypeError."""
-    return PatchSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})  # type: ignore[arg-type]
+def settings_from(config: Mapping[str, Any]) -> PatchSettings:
+    """Settings from a plain YAML mapping; an unknown key raises ConfigError."""
+    known = [f.name for f in fields(PatchSettings)]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"unknown key; known are {', '.join(known)}", field="patches", value=key)
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return PatchSettings(**plain)
 
 
 def cache_name(settings: PatchSettings) -> str:
     """Folder name for cached patches: patches of other settings never mix."""
-    text = json.dumps(asdict(settings), sort_keys=True)
+    text = json.dumps({**asdict(settings), "generator": GENERATOR}, sort_keys=True)
     return f"split{settings.split}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 

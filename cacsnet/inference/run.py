@@ -282,7 +282,7 @@ def example_cohort(folder: Path, console: Console) -> tuple[Path, Path | None]:
     from cacsnet.phantom.examples import ensure_examples  # only who asks for examples needs the generator
 
     console.print("no input given: scoring the embedded example cohort (digital phantoms)")
-    manifest = Path(ensure_examples(folder))
+    manifest = Path(ensure_examples(folder, on_case=lambda name: console.print(f"  making {name} …")))
     reference = manifest.parent / "reference.csv"
     return manifest, reference if reference.is_file() else None
 

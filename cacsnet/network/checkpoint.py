@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cacsnet.errors import CheckpointError
+from cacsnet.errors import CheckpointError, ConfigError
 from cacsnet.labels import STRUCTURES, VESSELS
 from cacsnet.network.unet import MultiBranchUNet
 
@@ -44,6 +47,18 @@ class StageConfig:
 
     def build(self) -> MultiBranchUNet:
         return MultiBranchUNet(self.in_channels, self.widths, self.units, self.branch_levels, self.norm)
+
+
+def stage_config(values: Mapping[str, Any]) -> StageConfig:
+    """Stage configuration from plain values (YAML, JSON); an unknown or missing key raises ConfigError."""
+    known = [f.name for f in fields(StageConfig)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key; known are {', '.join(known)}", field="model", value=key)
+    if "spacing_mm" not in values:
+        raise ConfigError("the stage's voxel size is missing", field="model.spacing_mm")
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return StageConfig(**plain)
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """Load a ``.safetensors`` model and its card.
 
     Raises:
-        CheckpointError: missing file, weights that don't match the card's SHA-256, other label tables, unknown keys.
+        CheckpointError: missing or unreadable file, weights that don't match the card's SHA-256, other label tables, unknown
+            keys, no coarse stage, weights that don't fit the network.
     """
     path = Path(path)
     card_path = path.with_suffix(".json")
@@ -111,17 +127,31 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             raise CheckpointError("no such checkpoint file", path=needed)
     if path.suffix != ".safetensors":
         raise CheckpointError("weights must be a .safetensors file", path=path, field="suffix", value=path.suffix)
-    card = json.loads(card_path.read_text())
+    try:
+        card = json.loads(card_path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"the model card can't be read: {error}", path=card_path) from error
+    if not isinstance(card, dict):
+        raise CheckpointError("the model card must be a JSON object", path=card_path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if card.get("weights_sha256") != sha256:
         raise CheckpointError("weights and model card don't belong together", path=path, field="sha256", value=sha256)
     if card.get("labels") != labels_of_tables():
         raise CheckpointError("label tables differ", path=card_path, field="labels", value=card.get("labels"))
-    tensors = load_file(path)
+    described = card.get("stages")
+    if not isinstance(described, dict) or "coarse" not in described:
+        raise CheckpointError("the model card names no coarse stage", path=card_path, field="stages", value=described)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights can't be read: {error}", path=path) from error
     stages: dict[str, Stage] = {}
-    for name, fields in card["stages"].items():
-        config = StageConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-        network = config.build()
+    for name, values in described.items():
+        try:
+            config = stage_config(values)
+            network = config.build()
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"stage {name!r} can't be built: {error}", path=card_path) from error
         prefix = f"{name}."
         state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         try:

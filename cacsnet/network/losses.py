@@ -1,8 +1,8 @@
 """Losses with partial labels: gradients flow only where the truth is known.
 
-The coronary branch is asked two questions. *Course*: where do the arteries run; learnt on voxels that are not bright. *Decision*:
-is this candidate voxel coronary calcium, and of which artery; learnt only at candidate points, with plaques, distractors and
-bone averaged apart, because bright voxels are rare and most of them are bone.
+The coronary branch is asked two questions. *Course*: where do the arteries run; learnt on voxels that are not bright.
+*Decision*: is this candidate voxel coronary calcium, and of which artery; learnt only at candidate points, with plaques,
+distractors and bone averaged apart, because bright voxels are rare and most of them are bone.
 """
 
 from __future__ import annotations
@@ -80,4 +80,4 @@ def total_loss(prediction: Prediction, batch: Mapping[str, Tensor], weights: Los
         "decision": decision_loss(prediction.coronary, batch["points"], batch["point_label"], batch["point_group"]),
     }
     total = sum(getattr(weights, name) * value for name, value in parts.items())
-    return {"loss": total, **parts}  # type: ignore[dict-item]
+    return {"loss": total, **parts}

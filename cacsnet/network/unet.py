@@ -7,6 +7,7 @@ branches: coronary arteries (5 channels with background) and heart structures (8
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -107,9 +108,7 @@ class MultiBranchUNet(nn.Module):
             raise ValueError(f"branch_levels must lie in 0..{len(widths) - 1}, got {branch_levels}")
         self.stem = nn.Conv3d(in_channels, widths[0], 3, padding=1, bias=False)
         self.encoder = nn.ModuleList(nn.Sequential(*(ResidualUnit(width, norm) for _ in range(units))) for width in widths)
-        self.down = nn.ModuleList(
-            nn.Conv3d(a, b, 2, stride=2, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2, bias=False) for a, b in pairwise(widths))
         self.shared = nn.ModuleList(
             _Up(widths[level + 1], widths[level], units, norm) for level in reversed(range(branch_levels, len(widths) - 1))
         )

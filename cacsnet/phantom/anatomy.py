@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -73,7 +74,8 @@ class View:
 
     def field(self, name: str) -> Tensor:
         if self.root is not None:
-            return self.root.field(name)[(..., *self.block)]
+            inner: tuple[EllipsisType | slice, ...] = (..., *self.block)
+            return self.root.field(name)[inner]
         if name not in self.fields:
             self.fields[name] = self.patient.fields[name](self)
         return self.fields[name]
@@ -118,7 +120,7 @@ class Heart:
         body = ellipsoid(p, self.rv_centre, self.lv_axes, self.rv_radii)
         outflow = capsule_chain(
             p,
-            torch.tensor(np.array([self.rv_centre + [12, -6, 6], self.trunk[0]]), dtype=torch.float32),
+            torch.tensor(np.array([self.rv_centre + np.array([12, -6, 6]), self.trunk[0]]), dtype=torch.float32),
             torch.tensor([20.0, 14.0]),
         )
         body = smooth_max(body, -plane(p, self.tricuspid, self.tricuspid_normal), 6.0)
@@ -456,7 +458,10 @@ class Patient:
             gut = torch.where(pattern > 1.0, -700.0, torch.where(pattern > -0.1, 35.0, t.fat))
             return liver * t.liver + (1 - liver) * gut
 
-        def tube(line: list[list[float]], radii: list[float], frame: str = "heart") -> Callable[[View], Tensor]:
+        def beside(place: np.ndarray, *offset: float) -> list[float]:
+            return list(place + np.array(offset))
+
+        def tube(line: Sequence[Sequence[float]], radii: Sequence[float], frame: str = "heart") -> Callable[[View], Tensor]:
             nodes, sizes = torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32)
             if frame == "heart":
                 return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
@@ -472,7 +477,7 @@ class Patient:
         aorta_line = [[-150, d[1] + 6, d[2] - 8], [0, d[1], d[2]], [70, d[1] - 4, d[2]], [95, 40, d[2] - 2]]
         right_artery = [[62, 10, 12], [56, 20, -18], [48, 28, -58]]
         left_artery = [[64, 8, 18], [64, 32, 36], [48, 48, 52]]
-        cava = [list(ra + [22, 4, 4]), [60, 4, -44], [120, 6, -40]]
+        cava: list[list[float]] = [beside(ra, 22, 4, 4), [60, 4, -44], [120, 6, -40]]
         parts = [
             Part("skin", self._body, 20.0),
             Part("subcutaneous_fat", lambda v: self._body(v) + 2.0, textured(t.fat, 8)),
@@ -490,10 +495,10 @@ class Patient:
             Part("pulmonary_left", tube(left_artery, [11, 11, 8]), hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
             Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle),
-            Part("veins_right", tube([list(la + [2, 6, -26]), list(la + [2, 14, -66])], [8, 6]), hu["la"]),
-            Part("veins_left", tube([list(la + [2, 8, 26]), list(la + [4, 20, 60])], [8, 6]), hu["la"]),
+            Part("veins_right", tube([beside(la, 2, 6, -26), beside(la, 2, 14, -66)], [8, 6]), hu["la"]),
+            Part("veins_left", tube([beside(la, 2, 8, 26), beside(la, 4, 20, 60)], [8, 6]), hu["la"]),
             Part("vena_cava_superior", tube(cava, [10, 9.5, 9]), hu["ra"]),
-            Part("vena_cava_inferior", tube([list(ra + [-22, 10, 4]), [-80, 26, -34]], [12, 12]), hu["ra"]),
+            Part("vena_cava_inferior", tube([beside(ra, -22, 10, 4), [-80.0, 26.0, -34.0]], [12, 12]), hu["ra"]),
             Part("wall", chamber(heart.muscle_sdf), textured(t.myocardium, 3)),
             Part("right_ventricle", chamber(heart.rv_sdf), hu["rv"], s["right_ventricle"]),
             Part("right_atrium", chamber(heart.ra_sdf), hu["ra"], s["right_atrium"]),

@@ -45,12 +45,14 @@ def _outward(heart: Heart, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[0], gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
 
 
-def _ray_out(heart: Heart, origin: np.ndarray, direction: np.ndarray, depth: float) -> np.ndarray:
-    """First point from ``origin`` along ``direction`` that lies ``depth`` mm above the surface."""
-    steps = np.arange(4.0, 90.0, 0.75)
-    sdf = _solid(heart, origin + steps[:, None] * direction)
-    outside = np.flatnonzero(sdf > depth)
-    return origin + steps[outside[0] if outside.size else -1] * direction
+def _ray_out(heart: Heart, origin: np.ndarray, direction: np.ndarray, depth: float, outermost: bool = False) -> np.ndarray:
+    """First (or outermost) point from ``origin`` along ``direction`` that comes to lie ``depth`` mm above the surface."""
+    steps = np.arange(4.0, 80.0, 0.75)
+    low = np.flatnonzero(_solid(heart, origin + steps[:, None] * direction) <= depth)
+    if not low.size:
+        return origin + steps[0] * direction
+    last = low[-1] if outermost else low[np.flatnonzero(np.diff(low, append=len(steps) + 1) > 1)[0]]
+    return origin + steps[min(last + 1, len(steps) - 1)] * direction
 
 
 def _resample(line: np.ndarray, step: float = 1.0) -> np.ndarray:
@@ -66,10 +68,19 @@ def _settle(heart: Heart, guide: np.ndarray, depth: float, rounds: int = 16) -> 
         smooth = gaussian_filter1d(line, 3.0, axis=0, mode="nearest")
         line[1:-1] = smooth[1:-1]
         sdf, gradient = _outward(heart, line)
-        move = (depth - sdf)[:, None] * gradient
-        line[1:-1] += np.clip(move[1:-1], -3, 3)
+        # moves are smoothed too: in a narrow cleft the normals flip from point to point and would fold the line
+        move = gaussian_filter1d(np.clip((depth - sdf)[:, None] * gradient, -3, 3), 2.0, axis=0, mode="nearest")
+        line[1:-1] += move[1:-1]
         line = _resample(line)
     return line
+
+
+def _lift(heart: Heart, point: np.ndarray, depth: float) -> np.ndarray:
+    """Move a point along the surface normal until it lies ``depth`` mm above the surface."""
+    for _ in range(12):
+        sdf, gradient = _outward(heart, point[None])
+        point = point + np.clip(depth - sdf[0], -4, 4) * gradient[0]
+    return point
 
 
 def _around(axis_a: np.ndarray, axis_b: np.ndarray, angle_deg: float) -> np.ndarray:
@@ -89,12 +100,14 @@ def grow_tree(heart: Heart, rng: np.random.Generator) -> list[Artery]:
     def tapered(line: np.ndarray, first_mm: float, last_mm: float) -> np.ndarray:
         return 0.5 * scale * np.linspace(first_mm, last_mm, len(line))
 
-    sinus, radius = heart.root[1], heart.root_radii[1]
-    left_out = _unit(np.array([0.25, rng.normal(-0.15, 0.12), 1.0]))
-    right_out = _unit(np.array([0.15, -1.0, rng.normal(-0.45, 0.15)]))
+    # above the base of the ventricles, where the groove between root and trunk is open
+    sinus, radius = 0.35 * heart.root[1] + 0.65 * heart.root[2], heart.root_radii[2]
+    left_out = _unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0]))
+    right_out = _unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)]))
     left_ostium, right_ostium = sinus + radius * left_out, sinus + radius * right_out
-    bifurcation = left_ostium + rng.uniform(5, 13) * _unit(left_out + np.array([0.0, -0.25, 0.1]))
-    lm = _resample(np.stack([left_ostium - 0.5 * left_out, 0.5 * (left_ostium + bifurcation), bifurcation]))
+    reach_lm = left_ostium + rng.uniform(5, 13) * _unit(left_out + np.array([0.0, -0.25, 0.1]))
+    bifurcation = _lift(heart, reach_lm, depth)
+    lm = _settle(heart, np.stack([left_ostium, 0.5 * (left_ostium + bifurcation), bifurcation]), depth, 4)
 
     # anterior interventricular groove, base to apex
     reach = heart.lv_outer[0]
@@ -122,7 +135,7 @@ def grow_tree(heart: Heart, rng: np.random.Generator) -> list[Artery]:
         arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
 
     # left atrioventricular groove
-    ring_centre = BASE + axis * 1.0
+    ring_centre = BASE + axis * 9.0  # on the ventricle's side of the groove: further back the atrium bulges over it
     end_angle = rng.uniform(120, 150) if right_dominant else rng.uniform(165, 185)
     ring = [_ray_out(heart, ring_centre, _around(up, lateral, a), depth) for a in np.arange(25.0, end_angle, 15.0)]
     lcx = _settle(heart, np.stack([bifurcation, *ring]), depth)
@@ -144,7 +157,7 @@ def grow_tree(heart: Heart, rng: np.random.Generator) -> list[Artery]:
     down = np.cross(n, front)
     down = down if down[0] < 0 else -down
     angles = np.arange(25.0, rng.uniform(115, 140), 15.0)
-    ring = [_ray_out(heart, heart.tricuspid, _around(front, down, a), depth) for a in angles]
+    ring = [_ray_out(heart, heart.tricuspid, _around(front, down, a), depth, outermost=True) for a in angles]
     crux = _ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
     rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
     arteries.append(

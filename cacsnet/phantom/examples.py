@@ -12,13 +12,13 @@ import pandas as pd
 from cacsnet.io import write_dicom_series
 from cacsnet.phantom.cohort import USUAL_DISTRACTORS, Recipe, make_case, reference_row
 
-FORMAT = "3"
+FORMAT = "5"
 """Raised whenever the phantom or a recipe changes, so that an old cohort is made again."""
 
 EXAMPLES: dict[str, Recipe] = {
     "zero": Recipe(seed=30_000_001, burden=0.0),
-    "low": Recipe(seed=30_000_002, burden=2.0),
-    "moderate": Recipe(seed=30_000_003, burden=6.0),
+    "low": Recipe(seed=30_000_007, burden=1.0),
+    "moderate": Recipe(seed=30_000_008, burden=1.5),
     "high": Recipe(seed=30_000_004, burden=18.0),
     "valve_and_aorta": Recipe(
         seed=30_000_005, burden=4.0, distractors=(*(USUAL_DISTRACTORS | {"aortic_valve": 8.0, "aorta": 8.0}).items(),)
@@ -37,15 +37,18 @@ def ensure_examples(folder: Path, on_case: Callable[[str], None] | None = None) 
         temporary = folder / f"v{FORMAT}.tmp{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         manifest, reference = [], []
-        for case_id, recipe in EXAMPLES.items():
-            if on_case:
-                on_case(case_id)
-            case = make_case(recipe)
-            write_dicom_series(case.scan, temporary / case_id, patient_id=f"PHANTOM-{recipe.seed}", seed=case_id)
-            manifest.append({"case_id": case_id, "path": case_id, "patient_id": case_id, "scan": 1})
-            reference.append(reference_row(case_id, case))
-        pd.DataFrame(reference).to_csv(temporary / "reference.csv", index=False)
-        pd.DataFrame(manifest).to_csv(temporary / "manifest.csv", index=False)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        try:
+            for case_id, recipe in EXAMPLES.items():
+                if on_case:
+                    on_case(case_id)
+                case = make_case(recipe)
+                write_dicom_series(case.scan, temporary / case_id, patient_id=f"PHANTOM-{recipe.seed}", seed=case_id)
+                manifest.append({"case_id": case_id, "path": case_id, "patient_id": case_id, "scan": 1})
+                reference.append(reference_row(case_id, case))
+            pd.DataFrame(reference).to_csv(temporary / "reference.csv", index=False)
+            pd.DataFrame(manifest).to_csv(temporary / "manifest.csv", index=False)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return target / "manifest.csv"

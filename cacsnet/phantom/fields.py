@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Vector = Sequence[float] | np.ndarray
+"""Three numbers, (z, y, x)."""
 
-def vector(values: Sequence[float], like: Tensor) -> Tensor:
+
+def vector(values: Vector, like: Tensor) -> Tensor:
     """A (z, y, x) vector shaped to broadcast against points [3, ...]."""
     return torch.tensor(list(values), dtype=like.dtype, device=like.device).reshape(3, *([1] * (like.dim() - 1)))
 
 
-def ellipsoid(p: Tensor, centre: Sequence[float], axes: np.ndarray | None, radii: Sequence[float]) -> Tensor:
+def ellipsoid(p: Tensor, centre: Vector, axes: np.ndarray | None, radii: Vector) -> Tensor:
     """Approximate signed distance to an ellipsoid. ``axes``: rows are the unit (z, y, x) directions of the radii (mm),
     None for the coordinate axes."""
     q = p - vector(centre, p)
@@ -42,7 +45,7 @@ def capsule_chain(p: Tensor, line: Tensor, radii: Tensor) -> Tensor:
     return best
 
 
-def plane(p: Tensor, point: Sequence[float], normal: Sequence[float]) -> Tensor:
+def plane(p: Tensor, point: Vector, normal: Vector) -> Tensor:
     """Signed distance to a half space; negative on the side against ``normal`` (unit)."""
     return (vector(normal, p) * (p - vector(point, p))).sum(0)
 

@@ -79,7 +79,8 @@ def render(
             structures[block][sdf < 0] = part.label
     hu += patient.shading(view)
     area = paint_arteries(patient, arteries, hu, view.heart, thin.heart, step_mm)
-    return Anatomy(hu, structures, area, tuple(float(v) for v in origin_mm), float(step_mm))  # type: ignore[arg-type]
+    z, y, x = (float(v) for v in origin_mm)
+    return Anatomy(hu, structures, area, (z, y, x), float(step_mm))
 
 
 def paint_arteries(

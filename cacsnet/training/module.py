@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from cacsnet.data.context import simulated_context
-from cacsnet.network.checkpoint import StageConfig, network_input
+from cacsnet.errors import ConfigError
+from cacsnet.network.checkpoint import network_input, stage_config
 from cacsnet.network.losses import LossWeights, total_loss
-
-
-def stage_config(values: Mapping[str, Any]) -> StageConfig:
-    """Stage configuration from a plain YAML mapping; an unknown key raises TypeError."""
-    return StageConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 class StageModule(pl.LightningModule):
@@ -42,10 +38,13 @@ class StageModule(pl.LightningModule):
         self.save_hyperparameters()  # plain dicts only, so that a checkpoint loads with weights_only=True
         self.stage = stage_config(model)
         self.weights = LossWeights(**(loss or {}))
-        self.optimizer_config = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "warmup_steps": 50} | (optimizer or {})
+        defaults: dict[str, Any] = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "warmup_steps": 50}
+        self.optimizer_config = defaults | (optimizer or {})
+        if self.optimizer_config["name"] not in ("adamw", "sgd"):
+            raise ConfigError("must be adamw or sgd", field="optimizer.name", value=self.optimizer_config["name"])
         self.network = self.stage.build()
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.memory_format)
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         context = None
@@ -56,7 +55,7 @@ class StageModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, prog_bar=True, on_step=True)
         return parts["loss"]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.optimizer_config
         # norms and biases are not decayed
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -64,11 +63,9 @@ class StageModule(pl.LightningModule):
         groups = [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": other, "weight_decay": 0.0}]
         if config["name"] == "adamw":
             optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=config["lr"])
-        elif config["name"] == "sgd":
+        else:
             momentum = config.get("momentum", 0.95)
             optimizer = torch.optim.SGD(groups, lr=config["lr"], momentum=momentum, nesterov=True)
-        else:
-            raise ValueError(f"optimizer.name must be adamw or sgd, got {config['name']!r}")
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = min(int(config["warmup_steps"]), max(1, total // 5))
 

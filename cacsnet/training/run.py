@@ -46,9 +46,16 @@ def train_stage(
 ) -> tuple[StageModule, ScoreValidation, dict[str, Any]]:
     """Train (or resume) one stage; its checkpoints and logs lie in ``folder``."""
     values = config["stages"][name]
+    if config["ckpt_path"] not in (None, "last"):
+        raise ConfigError("must be null or last", field="ckpt_path", value=config["ckpt_path"])
     pl.seed_everything(int(config["seed"]) + STAGES.index(name), workers=True, verbose=False)
     module = StageModule(values["model"], config["loss"], config["optimizer"], bool(config["channels_last"]))
     data = PhantomData(**values["data"], seed=int(config["seed"]))
+    for key in ("spacing_mm", "patch"):
+        in_data, in_model = getattr(data.settings, key), getattr(module.stage, key)
+        if in_data != in_model:
+            message = f"the model and its patches ({in_data}) differ"
+            raise ConfigError(message, field=f"stages.{name}.model.{key}", value=in_model)
     validation = ScoreValidation(**config["validation"])
     validation.coarse = coarse
     checkpoint = ModelCheckpoint(
@@ -72,8 +79,6 @@ def train_stage(
     )
     last = folder / "last.ckpt"
     resume = str(last) if config["ckpt_path"] == "last" and last.exists() else None
-    if config["ckpt_path"] not in (None, "last"):
-        raise ConfigError("must be null or last", field="ckpt_path", value=config["ckpt_path"])
     console.print(f"[bold]{name}[/] stage: {values['max_steps']} steps" + (f", resuming {last}" if resume else ""))
     start = time.time()
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

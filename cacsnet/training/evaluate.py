@@ -1,0 +1,290 @@
+"""What a model reaches on phantom scans it never saw, beside baselines without a network.
+
+``python -m cacsnet.training.evaluate checkpoint=… scans=40`` prints a table and writes it as JSON and CSV.
+
+Baselines, on the same candidates (voxels ≥ threshold within 30 mm of the *true* heart) and the same scorer:
+
+- ``all``: every candidate in the true heart box is coronary; the vessel is that of the mean map.
+- ``nothing``: nothing is.
+- ``map``: the mean vessel-area map of training phantoms in heart coordinates (the true heart box scaled to a unit cube). A
+  candidate is coronary where the map reaches a threshold, chosen on training phantoms for the best total ICC.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.ndimage import map_coordinates
+
+from cacsnet.agreement.statistics import icc
+from cacsnet.agreement.summary import summary_table
+from cacsnet.errors import CacsError, ConfigError
+from cacsnet.inference.pipeline import score_scan
+from cacsnet.inference.settings import InferenceSettings
+from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
+from cacsnet.network.checkpoint import Model, load_model
+from cacsnet.phantom.anatomy import Patient
+from cacsnet.phantom.calcium import DISTRACTORS
+from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row
+from cacsnet.phantom.coronaries import grow_tree
+from cacsnet.phantom.render import AREA_MARGIN_MM, heart_box
+from cacsnet.scoring import distance_mm, score
+
+HELD_OUT_SEED = 20_000_000
+"""Seeds of the held-out split; training draws below 10 000 000, validation below 20 000 000."""
+MAP_SIZE = 40
+MARGIN = 0.15
+"""The map reaches beyond the heart box by this share of it on each side."""
+
+
+def held_out_recipe(number: int) -> Recipe:
+    """Burdens from none to heavy, every sixth scan a 5 mm non-gated one, every fourth with twice the distractors."""
+    burden = (0.0, 1.5, 4.0, 8.0, 14.0, 6.0, 2.5, 20.0)[number % 8]
+    recipe = Recipe(HELD_OUT_SEED + number, burden, gated=number % 6 != 5)
+    if number % 4 == 1:
+        twice = tuple((kind, 2 * mean) for kind, mean in recipe.distractors)
+        recipe = Recipe(recipe.seed, burden, twice, recipe.gated)
+    return recipe
+
+
+@dataclass(frozen=True)
+class MeanMap:
+    """float32 [4, n, n, n]: share of training phantoms whose vessel area covers a place of the unit heart cube."""
+
+    share: np.ndarray
+    threshold: float
+
+    def at(self, unit: np.ndarray) -> np.ndarray:
+        """Shares [4, n] at places [n, 3] of the unit cube (0 to 1 = the heart box)."""
+        index = (unit.T + MARGIN) / (1 + 2 * MARGIN) * (MAP_SIZE - 1)
+        return np.stack([map_coordinates(channel, index, order=1, cval=0.0) for channel in self.share])
+
+
+def mean_map(phantoms: int, tuning_scans: int, first_seed: int = 0) -> MeanMap:
+    """Mean vessel-area map of ``phantoms`` training patients; the threshold is tuned on ``tuning_scans`` training scans."""
+    share = np.zeros((len(VESSEL_NAMES), MAP_SIZE, MAP_SIZE, MAP_SIZE), np.float32)
+    for number in track(range(phantoms), "mean map of training phantoms", transient=True):
+        patient = Patient(first_seed + number)
+        arteries = grow_tree(patient.heart, np.random.default_rng([first_seed + number, 2]))
+        low, high = heart_box(patient)
+        step = (high - low).max() / MAP_SIZE
+        hit = np.zeros(share.shape, bool)
+        for artery in arteries:
+            if not artery.vessel:
+                continue
+            line = patient.heart_to_patient(artery.line)
+            reach = int(np.ceil((artery.radii.max() + AREA_MARGIN_MM) / step)) + 1
+            unit = (line - low) / (high - low)
+            voxel = np.round((unit + MARGIN) / (1 + 2 * MARGIN) * (MAP_SIZE - 1)).astype(int)
+            offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+            cell = (high - low) * (1 + 2 * MARGIN) / (MAP_SIZE - 1)
+            near = offsets[(np.linalg.norm(offsets * cell, axis=1)) <= artery.radii.max() + AREA_MARGIN_MM + cell.max() / 2]
+            places = (voxel[:, None] + near[None]).reshape(-1, 3)
+            places = places[((places >= 0) & (places < MAP_SIZE)).all(1)]
+            hit[artery.vessel - 1][tuple(places.T)] = True
+        share += hit
+    share /= phantoms
+    best, best_value = 0.1, -2.0
+    cases = [
+        make_case(Recipe(first_seed + 5_000_000 + k, (1.0, 5.0, 10.0, 3.0, 16.0)[k % 5], matrix=320))
+        for k in track(range(tuning_scans), "tuning the map's threshold", transient=True)
+    ]
+    reference = [case.reference.total.agatston for case in cases]
+    for threshold in (0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.3):
+        totals = [baseline_score(case, MeanMap(share, threshold), "map")["agatston_total"] for case in cases]
+        value = icc(reference, totals).agreement
+        if np.isfinite(value) and value > best_value:
+            best, best_value = threshold, value
+    return MeanMap(share, best)
+
+
+def baseline_score(case: CohortCase, mean: MeanMap, kind: str) -> dict[str, float]:
+    """Score of a baseline (``all``, ``nothing`` or ``map``) on one case."""
+    truth = case.truth
+    low, high = heart_box(case.patient)
+    index = np.argwhere(truth.hu >= 130)
+    places = np.array(truth.protocol.origin_mm) + index * np.array(truth.protocol.spacing_mm)
+    unit = (places - low) / (high - low)
+    share = mean.at(unit)
+    in_box = ((unit >= 0) & (unit <= 1)).all(1)
+    keep = {"nothing": np.zeros(len(index), bool), "all": in_box, "map": share.max(0) >= mean.threshold}[kind]
+    vessels = np.zeros(truth.hu.shape, np.uint8)
+    vessels[tuple(index[keep].T)] = share.argmax(0)[keep] + 1
+    result = score(truth.hu, vessels, truth.protocol.spacing_mm, truth.protocol.kvp)
+    row = {"agatston_total": result.total.agatston}
+    return row | {f"agatston_{name}": result.vessels[name].agatston for name in VESSEL_NAMES}
+
+
+def evaluate(model: Model, recipes: Sequence[Recipe], mean: MeanMap, settings: InferenceSettings) -> dict[str, pd.DataFrame]:
+    """Score every recipe with the model and the baselines; one table each, and the reference."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "model", "all", "nothing", "map")}
+    for number, recipe in enumerate(track(recipes, "held-out phantom scans", transient=True)):
+        case = make_case(recipe)
+        case_id = str(number)
+        start = time.perf_counter()
+        row: dict[str, Any] = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, "status": "ok"}
+        try:
+            result = score_scan(case.scan, model, settings)
+            row["agatston_total"] = result.score.total.agatston
+            row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
+            row |= _lesion_facts(case, result.vessel_map)
+        except CacsError as error:
+            row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
+        row["seconds"] = time.perf_counter() - start
+        rows["model"].append(row)
+        rows["reference"].append(reference_row(case_id, case) | _needed_distance(case))
+        for kind in ("all", "nothing", "map"):
+            rows[kind].append({"case_id": case_id, **baseline_score(case, mean, kind)})
+    return {name: pd.DataFrame(values) for name, values in rows.items()}
+
+
+def _lesion_facts(case: CohortCase, vessel_map: np.ndarray) -> dict[str, float]:
+    """Voxels: true calcium kept, and kept voxels that belong to each distractor or to nobody."""
+    bright = case.truth.hu >= 130
+    owner = case.truth.owner
+    kept = vessel_map > 0
+    coronary = bright & (owner >= 1) & (owner <= 4)
+    out = {"true_voxels": float(coronary.sum()), "true_kept": float((coronary & kept).sum())}
+    out["right_vessel"] = float((coronary & kept & (vessel_map == owner)).sum())
+    for kind, index in DISTRACTORS.items():
+        voxels = bright & (owner == index)
+        out[f"{kind}_voxels"], out[f"{kind}_kept"] = float(voxels.sum()), float((voxels & kept).sum())
+    out["nobody_kept"] = float((bright & (owner == 0) & kept).sum())
+    return out
+
+
+def _needed_distance(case: CohortCase) -> dict[str, float]:
+    """Distance (mm) from the true ventricles that holds 99.5 % of each vessel's true calcium voxels (4 mm grid)."""
+    patient, protocol = case.patient, case.truth.protocol
+    low, high = heart_box(patient, 40.0)
+    step = 4.0
+    shape = np.ceil((high - low) / step).astype(int)
+    axes = [torch.arange(int(n)) * step + float(v) for n, v in zip(shape, low, strict=True)]
+    p = patient.to_heart(patient.to_thorax(torch.stack(torch.meshgrid(*axes, indexing="ij")).float()))
+    heart = patient.heart
+    inside = (torch.minimum(heart.lv_outer_sdf(p), heart.rv_sdf(p)) < 0).numpy()
+    distance = distance_mm(inside, (step,) * 3)
+    out = {}
+    for name in VESSEL_NAMES:
+        index = np.argwhere((case.truth.owner == VESSEL_INDEX[name]) & (case.truth.hu >= 130))
+        places = np.array(protocol.origin_mm) + index * np.array(protocol.spacing_mm)
+        values = map_coordinates(distance, ((places - low) / step).T, order=1, mode="nearest") if len(index) else []
+        out[f"ventricle_mm_{name}"] = float(np.percentile(values, 99.5)) if len(index) else float("nan")
+    return out
+
+
+def voxel_shares(model: pd.DataFrame) -> dict[str, float]:
+    """Shares of candidate voxels over all scans: true calcium kept, with the right vessel, and each distractor kept."""
+    total = model.sum(numeric_only=True)
+    out = {
+        "true_kept": total["true_kept"] / max(1, total["true_voxels"]),
+        "right_vessel_of_kept": total["right_vessel"] / max(1, total["true_kept"]),
+        **{f"{kind}_kept": total[f"{kind}_kept"] / max(1, total[f"{kind}_voxels"]) for kind in DISTRACTORS},
+        "bone_and_noise_among_kept": total["nobody_kept"] / max(1, total["true_kept"] + total["nobody_kept"]),
+    }
+    return {name: round(float(value), 4) for name, value in out.items()}
+
+
+def agreement(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Rows of ``summary_table`` for the model and each baseline. A scan that the model refused counts as scored 0."""
+    out = []
+    for name in ("model", "map", "all", "nothing"):
+        scores = tables[name]
+        columns = [c for c in scores.columns if c.startswith("agatston")]
+        scores = scores.assign(**{c: scores[c].fillna(0.0).astype(float) for c in columns})
+        out += [{"method": name, **row} for row in summary_table(tables["reference"], scores)]
+    return out
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """One line per method and vessel."""
+    table = Table(title="held-out phantom scans: agreement with the reference")
+    for column in ("method", "vessel", "n", "ICC(A,1)", "95 % CI", "kappa (quadratic)", "reclassified", "bias"):
+        table.add_column(column, justify="left" if column in ("method", "vessel") else "right")
+    for row in rows:
+        table.add_row(
+            row["method"], row["vessel"], str(row["n"]), f"{row['icc_a1']:.3f}",
+            f"{row['icc_a1_low']:.3f} to {row['icc_a1_high']:.3f}", f"{row['kappa_quadratic']:.3f}",
+            f"{100 * row['reclassification_rate']:.0f} %", f"{row['bias']:.1f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``phantoms`` (for the map), ``output``, ``inference``."""
+    keys = {
+        "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "80", "tuning": "10",
+        "output": "outputs/evaluation", "first": "0", "card": "false",
+    }  # fmt: skip
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in keys:
+            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
+        keys[key] = value
+    console = Console()
+    model = load_model(Path(keys["checkpoint"]))
+    mean = mean_map(int(keys["phantoms"]), int(keys["tuning"]))
+    first = int(keys["first"])
+    recipes = [held_out_recipe(number) for number in range(first, first + int(keys["scans"]))]
+    tables = evaluate(model, recipes, mean, InferenceSettings())
+    rows = agreement(tables)
+    show(rows, console)
+    output = Path(keys["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(output / f"{name}.csv", index=False)
+    facts = {
+        "weights_sha256": model.sha256, "scans": len(recipes), "map_threshold": mean.threshold, "agreement": rows,
+        "failed": int((tables["model"]["status"] != "ok").sum()), "voxels": voxel_shares(tables["model"]),
+        "seconds_median": round(float(tables["model"]["seconds"].median()), 1),
+    }  # fmt: skip
+    console.print(facts["voxels"])
+    temporary = output / "agreement.json.tmp"
+    temporary.write_text(json.dumps(facts, indent=2, default=float))
+    os.replace(temporary, output / "agreement.json")
+    if keys["card"] == "true":
+        write_card(Path(keys["checkpoint"]), facts)
+    console.print(f"written to {output}")
+    return 0
+
+
+def write_card(checkpoint: Path, facts: dict[str, Any]) -> None:
+    """Put the agreement on held-out phantoms into the model card beside the weights."""
+    path = checkpoint.with_suffix(".json")
+    card = json.loads(path.read_text())
+    columns = (
+        "method",
+        "vessel",
+        "n",
+        "icc_a1",
+        "icc_a1_low",
+        "icc_a1_high",
+        "kappa_quadratic",
+        "reclassification_rate",
+        "bias",
+    )
+    rows = [{c: round(row[c], 4) if isinstance(row[c], float) else row[c] for c in columns} for row in facts["agreement"]]
+    card["held_out_phantoms"] = {
+        "command": f"python -m cacsnet.training.evaluate scans={facts['scans']}", "seconds_median": facts["seconds_median"],
+        "failed": facts["failed"], "voxels": facts["voxels"], "agreement": rows,
+    }  # fmt: skip
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
