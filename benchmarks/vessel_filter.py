@@ -1,7 +1,7 @@
 """How far from the ventricles true coronary calcium lies: justifies ``vessel_filter_mm`` in conf/inference/default.yaml.
 
-``python benchmarks/vessel_filter.py [patients]`` draws plaques in validation phantoms and prints, per vessel, the share of their
-mass within each distance of the true ventricles (left and right blood pool and myocardium), and the smallest whole
+``python benchmarks/vessel_filter.py [patients]`` draws plaques in validation phantoms and prints, per vessel, the share of
+their mass within each distance of the true ventricles (left and right blood pool and myocardium), and the smallest whole
 millimetre that keeps 99.5 % of every vessel.
 """
 

@@ -21,6 +21,8 @@ import torch
 
 from cacsnet.errors import CacsError
 from cacsnet.inference.pipeline import CaseResult, native_box
+from cacsnet.inference.quality import acquisition_flags
+from cacsnet.inference.settings import QualitySettings
 from cacsnet.io.cases import Case
 from cacsnet.io.write import write_nifti
 from cacsnet.labels import VESSEL_NAMES
@@ -77,8 +79,11 @@ def score_row(case: Case, scan: Scan, result: CaseResult, seconds: float) -> Row
 
 
 def failed_row(case: Case, scan: Scan | None, error: BaseException, seconds: float) -> Row:
-    """The row of a failed case: its reason in ``flags``, scores empty, never 0."""
-    return _known(case, scan) | {"status": "failed", "flags": error_code(error), "seconds": round(seconds, 2)}
+    """The row of a failed case: its reason first in ``flags``, then what the header says; scores empty, never 0."""
+    flags = [error_code(error)]
+    if scan is not None:
+        flags += acquisition_flags(scan.acquisition, scan.spacing_mm, QualitySettings())
+    return _known(case, scan) | {"status": "failed", "flags": ";".join(flags), "seconds": round(seconds, 2)}
 
 
 def failure(case: Case, error: BaseException) -> Row:

@@ -91,7 +91,7 @@ class InferenceSettings:
     batch: int = 2
     heart_margin_mm: float = 30.0
     tau: float = 0.5
-    vessel_filter_mm: float = 25.0
+    vessel_filter_mm: float = 26.0
     assumed_kvp: float = 120.0
     heart: HeartSettings = field(default_factory=HeartSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)

@@ -1,4 +1,4 @@
-"""``python -m cacsnet.phantom picture=docs/phantom.png seed=30000003``: axial slices of one phantom, with and without its truth."""
+"""``python -m cacsnet.phantom picture=docs/phantom.png seed=30000003``: axial slices of a phantom and of its truth."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
-from cacsnet.network.checkpoint import Model, load_model
+from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import DISTRACTORS
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row
@@ -128,27 +130,35 @@ def baseline_score(case: CohortCase, mean: MeanMap, kind: str) -> dict[str, floa
     return row | {f"agatston_{name}": result.vessels[name].agatston for name in VESSEL_NAMES}
 
 
-def evaluate(model: Model, recipes: Sequence[Recipe], mean: MeanMap, settings: InferenceSettings) -> dict[str, pd.DataFrame]:
+def evaluate(
+    checkpoint: Path, recipes: Sequence[Recipe], mean: MeanMap, settings: InferenceSettings, workers: int = 1
+) -> dict[str, pd.DataFrame]:
     """Score every recipe with the model and the baselines; one table each, and the reference."""
+    jobs = [(checkpoint, number, recipe, mean, settings) for number, recipe in enumerate(recipes)]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "model", "all", "nothing", "map")}
-    for number, recipe in enumerate(track(recipes, "held-out phantom scans", transient=True)):
-        case = make_case(recipe)
-        case_id = str(number)
-        start = time.perf_counter()
-        row: dict[str, Any] = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, "status": "ok"}
-        try:
-            result = score_scan(case.scan, model, settings)
-            row["agatston_total"] = result.score.total.agatston
-            row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
-            row |= _lesion_facts(case, result.vessel_map)
-        except CacsError as error:
-            row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
-        row["seconds"] = time.perf_counter() - start
-        rows["model"].append(row)
-        rows["reference"].append(reference_row(case_id, case) | _needed_distance(case))
-        for kind in ("all", "nothing", "map"):
-            rows[kind].append({"case_id": case_id, **baseline_score(case, mean, kind)})
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for case in track(pool.map(_one, jobs), "held-out phantom scans", total=len(jobs), transient=True):
+            for name, row in case.items():
+                rows[name].append(row)
     return {name: pd.DataFrame(values) for name, values in rows.items()}
+
+
+def _one(job: tuple[Path, int, Recipe, MeanMap, InferenceSettings]) -> dict[str, dict[str, Any]]:
+    """Make one case and score it every way."""
+    checkpoint, number, recipe, mean, settings = job
+    model, case, case_id = load_model(checkpoint), make_case(recipe), str(number)
+    start = time.perf_counter()
+    row: dict[str, Any] = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, "status": "ok"}
+    try:
+        result = score_scan(case.scan, model, settings)
+        row["agatston_total"] = result.score.total.agatston
+        row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
+        row |= _lesion_facts(case, result.vessel_map)
+    except CacsError as error:
+        row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
+    row["seconds"] = time.perf_counter() - start
+    rows = {"model": row, "reference": reference_row(case_id, case) | _needed_distance(case)}
+    return rows | {kind: {"case_id": case_id, **baseline_score(case, mean, kind)} for kind in ("all", "nothing", "map")}
 
 
 def _lesion_facts(case: CohortCase, vessel_map: np.ndarray) -> dict[str, float]:
@@ -226,8 +236,8 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``phantoms`` (for the map), ``output``, ``inference``."""
     keys = {
-        "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "80", "tuning": "10",
-        "output": "outputs/evaluation", "first": "0", "card": "false",
+        "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "60", "tuning": "6",
+        "output": "outputs/evaluation", "first": "0", "card": "false", "workers": str(os.cpu_count() or 1),
     }  # fmt: skip
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -235,11 +245,12 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
         keys[key] = value
     console = Console()
-    model = load_model(Path(keys["checkpoint"]))
+    checkpoint = Path(keys["checkpoint"])
+    model = load_model(checkpoint)
     mean = mean_map(int(keys["phantoms"]), int(keys["tuning"]))
     first = int(keys["first"])
     recipes = [held_out_recipe(number) for number in range(first, first + int(keys["scans"]))]
-    tables = evaluate(model, recipes, mean, InferenceSettings())
+    tables = evaluate(checkpoint, recipes, mean, InferenceSettings(), int(keys["workers"]))
     rows = agreement(tables)
     show(rows, console)
     output = Path(keys["output"])
@@ -256,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
     temporary.write_text(json.dumps(facts, indent=2, default=float))
     os.replace(temporary, output / "agreement.json")
     if keys["card"] == "true":
-        write_card(Path(keys["checkpoint"]), facts)
+        write_card(checkpoint, facts)
     console.print(f"written to {output}")
     return 0
 

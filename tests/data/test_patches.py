@@ -1,0 +1,257 @@
+"""Training patches: reproducible, labelled only where something is known, points where the calcium is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cacsnet.data import patches as patches_module
+from cacsnet.data.module import PhantomData
+from cacsnet.data.patches import (
+    DISTRACTOR,
+    IGNORE,
+    OTHER,
+    PLAQUE,
+    PatchSettings,
+    PhantomPatches,
+    _turned,
+    cache_name,
+    fill_cache,
+    make_patch,
+    seed_of,
+    settings_from,
+)
+from cacsnet.errors import ConfigError
+from cacsnet.network.losses import sample_at_points
+from cacsnet.phantom.anatomy import random_rotation
+from cacsnet.training.validation import VALIDATION_SEED
+
+SETTINGS = PatchSettings(
+    spacing_mm=4.0, patch=32, border=2, step_mm=4.0, images_per_patient=4, pixel_mm=(1.5, 2.0), far_share=0.0, points=512,
+    enhanced_share=0.0, offset_mm=10.0,
+)  # fmt: skip
+WHOLE = 36
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a) and set(a) == set(b)
+
+
+@pytest.fixture(scope="module")
+def several():
+    return [make_patch(SETTINGS, index) for index in range(8)]
+
+
+def test_the_same_index_gives_the_same_patch(several):
+    """Also after other patches of this and of other patients were made in between."""
+    for index in (5, 0, 7):
+        patches_module._painted.cache_clear()
+        assert same(make_patch(SETTINGS, index), several[index])
+
+
+def test_images_of_one_patient_differ(several):
+    assert not any(same(a, b) for k, a in enumerate(several) for b in several[:k])
+
+
+def test_shapes_and_types(several):
+    for patch in several:
+        assert {key: (tuple(v.shape), v.dtype) for key, v in patch.items()} == {
+            "hu": ((WHOLE,) * 3, torch.int16),
+            "structures": ((WHOLE,) * 3, torch.uint8),
+            "course": ((WHOLE,) * 3, torch.uint8),
+            "points": ((512, 3), torch.float32),
+            "point_label": ((512,), torch.uint8),
+            "point_group": ((512,), torch.uint8),
+        }
+
+
+def test_labels_come_from_the_tables(several):
+    assert set(torch.cat([p["structures"].unique() for p in several]).tolist()) <= {*range(8), IGNORE}
+    assert set(torch.cat([p["course"].unique() for p in several]).tolist()) <= {*range(5), IGNORE}
+    assert all((p["structures"] == label).any() for p in several for label in range(1, 8))  # the heart is in the window
+
+
+def test_outside_the_scan_nothing_is_known(several):
+    shares = []
+    for patch in several:
+        unknown = patch["structures"] == IGNORE
+        assert torch.equal(unknown, patch["course"] == IGNORE)
+        assert (patch["hu"][unknown] == -1000).all()
+        assert (patch["hu"][~unknown] != -1000).float().mean() > 0.9
+        shares.append(float(unknown.float().mean()))
+    assert max(shares) > 0.1  # gated scans with a short range
+    assert min(shares) < 0.02
+
+
+def test_points_lie_in_the_patch_and_plaques_have_vessels(several):
+    groups = {PLAQUE: 0, DISTRACTOR: 0, OTHER: 0}
+    for patch in several:
+        group, label = patch["point_group"], patch["point_label"]
+        real = group != IGNORE
+        points = patch["points"][real]
+        assert (points >= 0).all()
+        assert (points <= WHOLE - 1).all()
+        assert ((label >= 1) & (label <= 4))[group == PLAQUE].all()
+        assert (label[group != PLAQUE] == 0).all()
+        for kind in groups:
+            groups[kind] += int((group == kind).sum())
+    assert min(groups.values()) > 10, groups
+
+
+def test_points_are_where_the_patch_is_bright(several):
+    """Trilinear HU of the patch at candidate points is far above that of soft tissue."""
+    inside = []
+    for patch in several:
+        points = patch["points"][patch["point_group"] != IGNORE][None]
+        inside.append(sample_at_points(patch["hu"].float()[None, None], points)[0, 0])
+    assert float(torch.cat(inside).median()) > 120
+    assert float(several[0]["hu"].float().median()) < 60
+
+
+def test_plaques_lie_at_their_artery(several):
+    """Within a few voxels of a plaque point there is artery area of its vessel."""
+    for patch in several:
+        for point, label in zip(*(patch[k][patch["point_group"] == PLAQUE] for k in ("points", "point_label")), strict=True):
+            low, high = (point.round().long() - 3).clamp_min(0), point.round().long() + 4
+            near = patch["course"][tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+            assert (near == label).any() or (near == IGNORE).any()
+
+
+def test_most_points_is_a_limit():
+    few = make_patch(replace(SETTINGS, points=10), 0)
+    assert few["points"].shape == (10, 3)
+    assert int((few["point_group"] != IGNORE).sum()) <= 10
+
+
+def test_enhanced_patients_teach_structures_only():
+    patch = make_patch(replace(SETTINGS, enhanced_share=1.0), 0)
+    assert (patch["course"] == IGNORE).all()
+    assert (patch["point_group"] == IGNORE).all()
+    assert not patch["point_label"].any()
+    assert (patch["structures"] == 1).any()
+    assert float(patch["hu"][(patch["structures"] >= 1) & (patch["structures"] <= 4)].float().median()) > 80
+
+
+def test_windows_around_the_tree_show_arteries():
+    settings = replace(SETTINGS, around_tree=True, spacing_mm=2.0, step_mm=2.5, patch=24)
+    seen = [bool(((p["course"] > 0) & (p["course"] <= 4)).any()) for p in (make_patch(settings, 4 * k) for k in range(4))]
+    assert sum(seen) >= 3
+
+
+def test_splits_never_share_seeds():
+    last_of_training, first_of_validation = seed_of(0, 9_999_999), seed_of(1, 0)
+    assert last_of_training < first_of_validation == VALIDATION_SEED
+    patches_module._painted.cache_clear()
+    a, b = make_patch(SETTINGS, 0), make_patch(replace(SETTINGS, split=1), 0)
+    assert not torch.equal(a["hu"], b["hu"])
+
+
+def test_cache_round_trip(tmp_path, several):
+    stored = PhantomPatches(SETTINGS, 4, tmp_path / "new")
+    assert same(stored.full(2), several[2])
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["000002.npz"]
+    patches_module._painted.cache_clear()
+    before = stored.cached(2).stat().st_mtime_ns
+    assert same(stored.full(2), several[2])
+    assert stored.cached(2).stat().st_mtime_ns == before
+
+
+def test_workers_share_the_work_by_patient(tmp_path, monkeypatch):
+    monkeypatch.setattr(patches_module, "make_patch", lambda settings, index: {"hu": torch.full((1,), index)})
+    threads = torch.get_num_threads()
+    fill_cache(SETTINGS, 10, tmp_path, worker=1, workers=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{k:06d}.npz" for k in (4, 5, 6, 7)]
+    fill_cache(SETTINGS, 10, tmp_path, worker=0, workers=2)
+    assert len(list(tmp_path.iterdir())) == 10
+    torch.set_num_threads(threads)
+
+
+def test_patches_of_other_settings_never_mix():
+    names = {cache_name(s) for s in (SETTINGS, replace(SETTINGS, step_mm=2.0), replace(SETTINGS, split=1), PatchSettings())}
+    assert len(names) == 4
+    assert cache_name(SETTINGS) == cache_name(replace(SETTINGS))
+
+
+def test_settings_from_yaml():
+    assert settings_from({"pixel_mm": [0.5, 1.0], "patch": 48}) == PatchSettings(pixel_mm=(0.5, 1.0), patch=48)
+    with pytest.raises(ConfigError, match="pixels_mm") as error:
+        settings_from({"pixels_mm": [0.5, 1.0]})
+    assert "increment_mm" in str(error.value)  # names what is known
+
+
+def with_blob(centre, size=48):
+    """A patch with a bright blob, a labelled ball around it and a point in its middle."""
+    z, y, x = torch.meshgrid(*(torch.arange(float(size)),) * 3, indexing="ij")
+    distance2 = (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2
+    return {
+        "hu": (1000 * torch.exp(-distance2 / 8)).round().to(torch.int16),
+        "structures": (distance2 < 36).to(torch.uint8) * 3,
+        "course": (distance2 < 9).to(torch.uint8) * 2,
+        "points": torch.tensor([centre, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)]),
+        "point_label": torch.tensor([2, 0, 0], dtype=torch.uint8),
+        "point_group": torch.tensor([PLAQUE, OTHER, IGNORE], dtype=torch.uint8),
+    }
+
+
+def centroid(weights):
+    total = weights.double().sum()
+    return [
+        float((weights.double().movedim(a, -1) * torch.arange(float(weights.shape[a]))).sum() / total) for a in range(3)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_points_and_labels_follow_the_bright_voxels(seed):
+    rng = np.random.default_rng(seed)
+    full = with_blob(rng.uniform(20, 27, 3).tolist())
+    turn = random_rotation(rng, (25, 25, 25)) * np.exp(rng.normal(0, 0.12))
+    out = _turned(full, turn, rng.uniform(-3, 3, 3), 8, 32)
+    point = out["points"][0].tolist()
+    assert centroid(out["hu"].clamp_min(0)) == pytest.approx(point, abs=0.1)
+    assert centroid(out["structures"] == 3) == pytest.approx(point, abs=0.3)
+    assert centroid(out["course"] == 2) == pytest.approx(point, abs=0.5)
+    assert out["point_group"].tolist()[0] == PLAQUE
+    assert out["point_group"].tolist()[2] == IGNORE
+
+
+def test_a_point_that_leaves_the_patch_is_dropped():
+    out = _turned(with_blob((24.0, 24.0, 24.0)), np.eye(3), np.zeros(3), 8, 32)
+    assert out["point_group"].tolist() == [PLAQUE, IGNORE, IGNORE]  # the second one lay in the border
+
+
+def test_without_a_turn_the_middle_is_cut_out(several):
+    out = _turned(several[1], np.eye(3), np.zeros(3), 2, 32)
+    inner = (slice(2, 34),) * 3
+    assert torch.allclose(out["hu"], several[1]["hu"][inner].float(), atol=0.5)
+    assert torch.equal(out["structures"], several[1]["structures"][inner])
+    real = out["point_group"] != IGNORE
+    assert torch.allclose(out["points"][real], several[1]["points"][real] - 2, atol=1e-3)
+
+
+def test_beyond_the_border_nothing_is_known():
+    out = _turned(with_blob((24.0, 24.0, 24.0)), np.eye(3) * 2.0, np.zeros(3), 8, 32)
+    assert (out["structures"][0] == IGNORE).all()
+    assert (out["hu"][0] == -1000).all()
+
+
+def test_jitter_changes_with_the_epoch_and_is_reproducible(tmp_path):
+    data = PhantomPatches(SETTINGS, 4, tmp_path)
+    first, again = data[0], data[0]
+    data.epoch = 1
+    assert same(first, again)
+    assert not torch.equal(first["hu"], data[0]["hu"])
+    assert first["hu"].shape == (32, 32, 32)
+    plain = PhantomPatches(SETTINGS, 4, tmp_path, jitter=False)
+    assert torch.allclose(plain[0]["hu"], data.full(0)["hu"][2:34, 2:34, 2:34].float(), atol=0.5)
+
+
+def test_the_loader_gives_batches_that_the_loss_can_take(tmp_path):
+    values = {"patch": 32, "border": 2, "spacing_mm": 4.0, "step_mm": 4.0, "pixel_mm": [1.5, 2.0]}
+    data = PhantomData(values, length=4, batch_size=2, cache_dir=str(tmp_path), seed=3)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 2
+    assert batches[0]["hu"].shape == (2, 32, 32, 32)
+    assert batches[0]["points"].shape == (2, 3072, 3)
+    assert same(batches[0], next(iter(data.train_dataloader())))
+    assert [p.name for p in tmp_path.iterdir()] == [cache_name(data.settings)]

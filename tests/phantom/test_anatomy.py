@@ -1,0 +1,188 @@
+"""The patient: a function of position, with chambers and arteries of human size in human places."""
+
+import numpy as np
+import pytest
+import torch
+
+from cacsnet.labels import STRUCTURES, VESSEL_INDEX, VESSEL_NAMES
+from cacsnet.phantom.anatomy import Patient, random_rotation
+from cacsnet.phantom.coronaries import grow_tree
+from cacsnet.phantom.render import grid_points, heart_box, render
+
+SEEDS = range(900, 908)
+PLAUSIBLE_ML = {
+    "left_ventricle": (60, 260),
+    "right_ventricle": (70, 280),
+    "left_atrium": (35, 160),
+    "right_atrium": (50, 190),
+    "myocardium": (70, 260),
+    "aorta": (50, 200),  # root, ascending and arch up to the heart frame's end
+    "pulmonary_artery": (40, 160),
+}
+LENGTH_MM = {"LM": (3, 20), "LAD": (90, 190), "LCX": (50, 150), "RCA": (90, 190), "PDA": (35, 110)}
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def patient_and_tree(request):
+    patient = Patient(request.param)
+    return patient, grow_tree(patient.heart, np.random.default_rng([request.param, 2]))
+
+
+def at(rows):
+    return torch.tensor(np.ascontiguousarray(np.asarray(rows).T), dtype=torch.float32)
+
+
+def test_everything_follows_from_the_seed():
+    a, b, c = Patient(5), Patient(5), Patient(6)
+    p = grid_points((-80, -80, -80), (20.0,) * 3, (8, 8, 8))
+    assert torch.equal(a.to_heart(a.to_thorax(p)), b.to_heart(b.to_thorax(p)))
+    assert not torch.allclose(a.to_thorax(p), c.to_thorax(p), atol=0.5)
+    assert a.tissue == b.tissue
+    assert [part.name for part in a.parts()] == [part.name for part in b.parts()]
+    first, second = (grow_tree(a.heart, np.random.default_rng(1)) for _ in range(2))
+    assert all(np.array_equal(x.line, y.line) for x, y in zip(first, second, strict=True))
+
+
+def test_only_enhanced_patients_have_bright_blood():
+    plain, enhanced = Patient(7), Patient(7, enhanced=True)
+    assert 20 < plain.tissue.blood < 70
+    assert plain.tissue.chamber_hu == {}
+    assert set(enhanced.tissue.chamber_hu) == {"lv", "rv", "la", "ra", "aorta", "trunk"}
+    assert max(enhanced.tissue.chamber_hu.values()) > 100
+    assert np.array_equal(plain.heart.lv_outer, enhanced.heart.lv_outer)
+
+
+def test_a_random_rotation_is_one():
+    turn = random_rotation(np.random.default_rng(0), (20, 20, 20))
+    assert np.allclose(turn @ turn.T, np.eye(3))
+    assert np.linalg.det(turn) == pytest.approx(1)
+    assert np.array_equal(random_rotation(np.random.default_rng(0), (0, 0, 0)), np.eye(3))
+
+
+@pytest.mark.parametrize("seed", [*SEEDS, 30_000_001])
+@pytest.mark.parametrize("wide", [False, True])
+def test_heart_to_patient_inverts_the_deformation(seed, wide):
+    patient = Patient(seed, wide=wide)
+    q = np.random.default_rng(seed).uniform(-90, 90, (300, 3))
+    back = patient.to_heart(patient.to_thorax(at(patient.heart_to_patient(q)))).numpy().T
+    assert np.abs(back - q).max() < 0.05
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chambers_have_plausible_volumes(seed):
+    structures = render(Patient(seed), [], (-100, -100, -110), 4.0, (52, 52, 56)).structures
+    volumes = {label.name: float((structures == label.index).sum()) * 4**3 / 1000 for label in STRUCTURES[1:]}
+    wrong = {name: v for name, v in volumes.items() if not PLAUSIBLE_ML[name][0] <= v <= PLAUSIBLE_ML[name][1]}
+    assert wrong == {}
+
+
+def test_chambers_lie_as_in_a_human(painted):
+    """Right ventricle in front, left atrium behind, right atrium to the right, aorta above (z up, y back, x left)."""
+    position = grid_points(painted.anatomy.origin_mm, (2.5,) * 3, painted.anatomy.hu.shape)
+    centre = {
+        label.name: position[:, painted.anatomy.structures == label.index].mean(1).tolist() for label in STRUCTURES[1:]
+    }
+    assert centre["right_ventricle"][1] < centre["left_ventricle"][1] < centre["left_atrium"][1]
+    assert centre["right_atrium"][2] < centre["left_ventricle"][2] - 30
+    assert centre["aorta"][0] > centre["left_ventricle"][0] + 30
+    assert centre["pulmonary_artery"][0] > centre["right_ventricle"][0]
+
+
+def test_labels_come_from_the_tables_and_blood_is_where_the_label_says(painted):
+    anatomy, tissue = painted.anatomy, painted.patient.tissue
+    assert set(anatomy.structures.unique().tolist()) == set(range(8))
+    assert set(anatomy.area.unique().tolist()) == set(range(5))
+    ventricle = anatomy.hu[anatomy.structures == 1]
+    assert float(ventricle.median()) == pytest.approx(tissue.blood, abs=12)  # shading is 10 HU at most
+    assert -1100 < float(anatomy.hu.min())
+    assert float(anatomy.hu.max()) < 3000
+    assert float((anatomy.hu < -600).float().mean()) > 0.1  # there are lungs
+
+
+@pytest.mark.parametrize(("offset", "shape"), [((11, 20, 7), (30, 25, 33)), ((40, 3, 38), (24, 40, 30)), ((5, 45, 5), (17, 19, 23))])
+def test_a_sub_box_is_a_crop_of_the_bigger_box(painted, offset, shape):
+    origin = [o + 2.5 * k for o, k in zip(painted.anatomy.origin_mm, offset, strict=True)]
+    part = render(painted.patient, painted.arteries, origin, 2.5, shape)
+    crop = tuple(slice(k, k + n) for k, n in zip(offset, shape, strict=True))
+    assert (part.hu - painted.anatomy.hu[crop]).abs().max() < 0.5
+    assert torch.equal(part.structures, painted.anatomy.structures[crop])
+    assert torch.equal(part.area, painted.anatomy.area[crop])
+
+
+def test_a_finer_grid_shows_the_same_patient(painted):
+    fine = render(painted.patient, painted.arteries, (-10.0, -10.0, -10.0), 1.25, (41, 41, 41))
+    coarse = painted.anatomy.structures[32:53, 32:53, 32:53]
+    assert (fine.structures[::2, ::2, ::2] == coarse).float().mean() > 0.99
+
+
+def test_heart_box_holds_the_chambers(painted):
+    low, high = heart_box(painted.patient, 6.0)
+    inside = (painted.anatomy.structures > 0) & (painted.anatomy.structures < 6)
+    position = grid_points(painted.anatomy.origin_mm, (2.5,) * 3, painted.anatomy.hu.shape)[:, inside].numpy()
+    assert (position.min(1) >= low).all()
+    assert (position.max(1) <= high).all()
+
+
+def test_all_four_vessels_are_there(patient_and_tree):
+    _, arteries = patient_and_tree
+    assert {a.vessel for a in arteries} == {0, *(VESSEL_INDEX[name] for name in VESSEL_NAMES)}
+    by_name = {a.name: a for a in arteries}
+    assert all(by_name[name].vessel == VESSEL_INDEX[name] for name in VESSEL_NAMES)
+    assert {a.vessel for a in arteries if a.name.startswith("D")} == {VESSEL_INDEX["LAD"]}
+    assert by_name["PDA"].vessel in (VESSEL_INDEX["RCA"], VESSEL_INDEX["LCX"])
+
+
+def test_arteries_have_plausible_lengths_and_calibres(patient_and_tree):
+    patient, arteries = patient_and_tree
+    for artery in arteries:
+        assert np.linalg.norm(np.diff(artery.line, axis=0), axis=1).max() < 2.0  # no jumps
+        if artery.name in LENGTH_MM:
+            length = artery.length_mm * patient.heart_scale
+            assert LENGTH_MM[artery.name][0] <= length <= LENGTH_MM[artery.name][1], artery.name
+        if artery.vessel:
+            assert 0.4 < artery.radii.min() <= artery.radii.max() < 3.2
+            assert (np.diff(artery.radii) <= 1e-9).all()  # towards the end they taper
+
+
+def test_left_main_splits_into_lad_and_lcx(patient_and_tree):
+    by_name = {a.name: a.line for a in patient_and_tree[1]}
+    assert np.allclose(by_name["LM"][-1], by_name["LAD"][0], atol=1e-6)
+    assert np.allclose(by_name["LM"][-1], by_name["LCX"][0], atol=1e-6)
+
+
+def test_arteries_run_outside_the_chambers(patient_and_tree):
+    """Behind the ostium no artery runs inside a chamber or a great vessel."""
+    patient, arteries = patient_and_tree
+    for artery in arteries:
+        if not artery.vessel:
+            continue
+        start = {"LM": 5, "RCA": 8}.get(artery.name, 0)
+        sdf = patient.heart.solid_sdf(at(artery.line[start:]))
+        # known limit: below the right auricle the RCA dips into the atrium's wall, in one of four patients into its cavity
+        assert float((sdf < 0).float().mean()) <= (0.30 if artery.name == "RCA" else 0.0), artery.name
+        cavity = patient.heart.ra_sdf(at(artery.line[start:]))
+        assert float((cavity < 0).float().mean()) <= (0.14 if artery.name == "RCA" else 0.0), artery.name
+        ostium = patient.heart.root_sdf(at(artery.line[:1]))
+        if artery.name in ("LM", "RCA"):
+            assert abs(float(ostium)) < 4.0  # it leaves the aortic root
+
+
+def test_arteries_run_in_or_at_the_pericardial_sac(patient_and_tree):
+    """Known limit: arteries lie 2.6 mm above the muscle; where there is less fat than that, the axis leaves the sac by the rest."""
+    patient, arteries = patient_and_tree
+    for artery in arteries:
+        if artery.vessel:
+            sdf = patient.heart.sac_sdf(at(artery.line))
+            assert float(sdf.max()) < max(0.6, 3.4 - patient.heart.fat_mm), artery.name
+
+
+def test_the_area_surrounds_its_own_artery(painted):
+    origin = np.array(painted.anatomy.origin_mm)
+    for artery in painted.arteries:
+        if artery.name not in VESSEL_NAMES:
+            continue
+        place = painted.patient.heart_to_patient(artery.line[3:-3])
+        index = np.round((place - origin) / 2.5).astype(int)
+        inside = ((index >= 0) & (index < 72)).all(1)
+        labels = painted.anatomy.area.numpy()[tuple(index[inside].T)]
+        assert (labels == artery.vessel).mean() > 0.85, artery.name

@@ -1,0 +1,172 @@
+"""Whole scans with a reference that can be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from cacsnet.io.read import read_scan
+from cacsnet.labels import VESSEL_NAMES
+from cacsnet.phantom import examples
+from cacsnet.phantom.cohort import Recipe, make_case, reference_row
+from cacsnet.phantom.examples import ensure_examples
+from cacsnet.phantom.scan import make_scan
+
+
+def agatston_by_hand(truth):
+    """Islands of reference calcium per slice, their area, peak and increment."""
+    dz, dy, dx = truth.protocol.spacing_mm
+    total = 0.0
+    calcium = (truth.hu >= 130) & (truth.owner >= 1) & (truth.owner <= 4)
+    for hu, mask in zip(truth.hu, calcium, strict=True):
+        islands, count = ndimage.label(mask, np.ones((3, 3)))
+        for k in range(1, count + 1):
+            area, peak = (islands == k).sum() * dy * dx, hu[islands == k].max()
+            if area >= 1.0:
+                total += area * (1 + (peak >= 200) + (peak >= 300) + (peak >= 400)) * dz / 3
+    return total
+
+
+def test_a_case_is_deterministic(small_case):
+    again = make_case(Recipe(30_000_104, burden=14.0, matrix=80))
+    assert np.array_equal(again.scan.hu, small_case.scan.hu)
+    assert np.array_equal(again.truth.owner, small_case.truth.owner)
+    assert again.reference == small_case.reference
+
+
+def test_the_reference_is_the_score_by_hand(small_case):
+    total = small_case.reference.total.agatston
+    assert total > 20
+    assert total == pytest.approx(agatston_by_hand(small_case.truth), rel=1e-6)
+    parts = [small_case.reference.vessels[name].agatston for name in VESSEL_NAMES]
+    assert sum(parts) == pytest.approx(total, rel=1e-6)
+
+
+def test_the_scan_is_a_gated_ct(small_case):
+    scan = small_case.scan
+    assert scan.hu.dtype == np.int16
+    assert scan.hu.shape[1:] == (80, 80)
+    assert scan.spacing_mm[0] in (2.5, 3.0)
+    assert 200 / 80 <= scan.spacing_mm[1] < 330 / 80
+    assert scan.acquisition.kvp == 120
+    assert scan.acquisition.gated
+    z, y, x = small_case.origin_mm
+    assert np.allclose(scan.geometry.affine_lps[:3, 3], [x, y, z])
+
+
+def test_the_whole_heart_is_in_the_scan(small_case):
+    """Every plaque's centre lies inside the field of view."""
+    centres = small_case.patient.heart_to_patient(np.array([d.centre for d in small_case.deposits if d.owner <= 4]))
+    index = (centres - np.array(small_case.origin_mm)) / small_case.scan.spacing_mm
+    assert (index > 0).all()
+    assert (index < np.array(small_case.scan.hu.shape) - 1).all()
+
+
+def test_noise_is_what_the_protocol_says(small_case):
+    """Two scans of one patient differ by noise alone; outside the lungs and air it has the protocol's SD."""
+    protocol, case = small_case.truth.protocol, small_case
+    from cacsnet.phantom.render import render
+
+    step = 2.5
+    shape = [int(n * s / step) + 4 for n, s in zip(protocol.shape, protocol.spacing_mm, strict=True)]
+    anatomy = render(case.patient, case.arteries, [o - step for o in protocol.origin_mm], step, shape)
+    a, b = (make_scan(case.patient, anatomy, [], protocol, seed).hu.astype(float) for seed in (1, 2))
+    soft = (a + b) / 2 > 0
+    assert (a - b)[soft].std() / np.sqrt(2) == pytest.approx(protocol.noise_hu, rel=0.06)
+    assert abs((a - b)[soft].mean()) < 1
+
+
+def test_no_burden_scores_exactly_nothing_whatever_else_calcifies():
+    heavy = (("aorta", 6.0), ("aortic_valve", 6.0), ("mitral_annulus", 6.0))
+    case = make_case(Recipe(30_000_105, burden=0.0, distractors=heavy, matrix=64))
+    assert case.reference.total.agatston == 0
+    assert case.reference.total.volume_mm3 == 0
+    bright = (case.truth.owner >= 5) & (case.truth.hu >= 130)
+    assert bright.sum() > 20
+    assert case.truth.owner[bright].min() >= 5
+
+
+def test_an_enhanced_case_has_bright_blood_and_no_truth():
+    case = make_case(Recipe(30_000_106, enhanced=True, matrix=64))
+    assert case.deposits == []
+    assert np.quantile(case.scan.hu, 0.98) > 110
+    assert not case.truth.owner.any()
+
+
+def test_a_chest_scan_is_wide_and_thick():
+    case = make_case(Recipe(30_000_107, gated=False, matrix=64))
+    assert case.scan.spacing_mm[0] == 5.0
+    assert case.scan.spacing_mm[1] * 64 > 270
+    assert case.scan.acquisition.gated is False
+
+
+def test_reference_row(small_case):
+    row = reference_row("a", small_case)
+    assert list(row) == [
+        *("case_id", "agatston_total", *(f"agatston_{name}" for name in VESSEL_NAMES)),
+        *("volume_mm3_total", "kvp"),
+    ]
+    assert row["case_id"] == "a"
+    assert row["agatston_total"] == small_case.reference.total.agatston
+
+
+@pytest.fixture
+def tiny_cohort(monkeypatch):
+    recipes = {"none": Recipe(30_000_108, burden=0.0, matrix=64), "some": Recipe(30_000_109, burden=9.0, matrix=64)}
+    monkeypatch.setattr(examples, "EXAMPLES", recipes)
+    return recipes
+
+
+def test_examples_are_made_once_and_read_back_the_same(tmp_path, tiny_cohort, monkeypatch):
+    made, cases = [], {}
+
+    def remembered(recipe):
+        cases[recipe.seed] = make_case(recipe)
+        return cases[recipe.seed]
+
+    monkeypatch.setattr(examples, "make_case", remembered)
+    manifest = ensure_examples(tmp_path / "new", made.append)
+    assert made == ["none", "some"]
+    assert ensure_examples(tmp_path / "new", made.append) == manifest
+    assert made == ["none", "some"]
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [manifest.parent.name]
+
+    table, reference = pd.read_csv(manifest), pd.read_csv(manifest.parent / "reference.csv")
+    assert list(table.columns) == ["case_id", "path", "patient_id", "scan"]
+    assert {"case_id", "agatston_total", *(f"agatston_{name}" for name in VESSEL_NAMES)} <= set(reference.columns)
+    assert reference["agatston_total"][0] == 0
+    assert reference["agatston_total"][1] > 0
+    for (case_id, recipe), path in zip(tiny_cohort.items(), table["path"], strict=True):
+        scan, case = read_scan(manifest.parent / path), cases[recipe.seed]
+        assert np.array_equal(scan.hu, case.scan.hu), case_id
+        assert scan.spacing_mm == pytest.approx(case.scan.spacing_mm, abs=1e-4)
+        assert scan.acquisition.kvp == 120
+
+
+def test_examples_appear_complete_or_not_at_all(tmp_path, tiny_cohort, monkeypatch):
+    def full_disk(scan, folder, **_):
+        folder.mkdir(parents=True)
+        if folder.name == "some":
+            raise OSError("no space left")
+
+    monkeypatch.setattr(examples, "make_case", lambda recipe: tiny_case(recipe))
+    monkeypatch.setattr(examples, "reference_row", lambda case_id, case: {"case_id": case_id})
+    monkeypatch.setattr(examples, "write_dicom_series", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        ensure_examples(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(examples, "write_dicom_series", lambda scan, folder, **_: folder.mkdir(parents=True))
+    assert ensure_examples(tmp_path).is_file()
+
+
+def tiny_case(recipe):
+    class Case:
+        scan = None
+
+    return Case()
+
+
+def test_seeds_of_the_examples_are_never_trained_on():
+    seeds = [recipe.seed for recipe in examples.EXAMPLES.values()]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) >= 20_000_000  # train and validation patches lie below
