@@ -100,13 +100,21 @@ def test_points_lie_in_the_patch_and_plaques_have_vessels(several):
 
 
 def test_points_are_where_the_patch_is_bright(several):
-    """Trilinear HU of the patch at candidate points is far above that of soft tissue."""
-    inside = []
-    for patch in several:
-        points = patch["points"][patch["point_group"] != IGNORE][None]
-        inside.append(sample_at_points(patch["hu"].float()[None, None], points)[0, 0])
-    assert float(torch.cat(inside).median()) > 120
-    assert float(several[0]["hu"].float().median()) < 60
+    """Trilinear HU of the patch at candidate points is far above that beside them, and highest just there."""
+
+    def mean_hu(shift):
+        out = []
+        for patch in several:
+            points = patch["points"][patch["point_group"] != IGNORE][None] + torch.tensor(shift)
+            out.append(sample_at_points(patch["hu"].float()[None, None], points)[0, 0])
+        return float(torch.cat(out).mean())
+
+    here = mean_hu((0.0, 0.0, 0.0))
+    assert here > 90
+    for axis in range(3):
+        for step in (-1.0, 1.0):
+            assert mean_hu([step * (axis == k) for k in range(3)]) < here - 10
+        assert mean_hu([3.0 * (axis == k) for k in range(3)]) < here - 50
 
 
 def test_plaques_lie_at_their_artery(several):
@@ -196,9 +204,7 @@ def with_blob(centre, size=48):
 
 def centroid(weights):
     total = weights.double().sum()
-    return [
-        float((weights.double().movedim(a, -1) * torch.arange(float(weights.shape[a]))).sum() / total) for a in range(3)
-    ]
+    return [float((weights.double().movedim(a, -1) * torch.arange(float(weights.shape[a]))).sum() / total) for a in range(3)]
 
 
 @pytest.mark.parametrize("seed", range(6))

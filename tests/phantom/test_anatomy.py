@@ -79,9 +79,7 @@ def test_chambers_have_plausible_volumes(seed):
 def test_chambers_lie_as_in_a_human(painted):
     """Right ventricle in front, left atrium behind, right atrium to the right, aorta above (z up, y back, x left)."""
     position = grid_points(painted.anatomy.origin_mm, (2.5,) * 3, painted.anatomy.hu.shape)
-    centre = {
-        label.name: position[:, painted.anatomy.structures == label.index].mean(1).tolist() for label in STRUCTURES[1:]
-    }
+    centre = {label.name: position[:, painted.anatomy.structures == label.index].mean(1).tolist() for label in STRUCTURES[1:]}
     assert centre["right_ventricle"][1] < centre["left_ventricle"][1] < centre["left_atrium"][1]
     assert centre["right_atrium"][2] < centre["left_ventricle"][2] - 30
     assert centre["aorta"][0] > centre["left_ventricle"][0] + 30
@@ -94,12 +92,14 @@ def test_labels_come_from_the_tables_and_blood_is_where_the_label_says(painted):
     assert set(anatomy.area.unique().tolist()) == set(range(5))
     ventricle = anatomy.hu[anatomy.structures == 1]
     assert float(ventricle.median()) == pytest.approx(tissue.blood, abs=12)  # shading is 10 HU at most
-    assert -1100 < float(anatomy.hu.min())
+    assert float(anatomy.hu.min()) > -1100
     assert float(anatomy.hu.max()) < 3000
     assert float((anatomy.hu < -600).float().mean()) > 0.1  # there are lungs
 
 
-@pytest.mark.parametrize(("offset", "shape"), [((11, 20, 7), (30, 25, 33)), ((40, 3, 38), (24, 40, 30)), ((5, 45, 5), (17, 19, 23))])
+@pytest.mark.parametrize(
+    ("offset", "shape"), [((11, 20, 7), (30, 25, 33)), ((40, 3, 38), (24, 40, 30)), ((5, 45, 5), (17, 19, 23))]
+)
 def test_a_sub_box_is_a_crop_of_the_bigger_box(painted, offset, shape):
     origin = [o + 2.5 * k for o, k in zip(painted.anatomy.origin_mm, offset, strict=True)]
     part = render(painted.patient, painted.arteries, origin, 2.5, shape)
@@ -168,7 +168,7 @@ def test_arteries_run_outside_the_chambers(patient_and_tree):
 
 
 def test_arteries_run_in_or_at_the_pericardial_sac(patient_and_tree):
-    """Known limit: arteries lie 2.6 mm above the muscle; where there is less fat than that, the axis leaves the sac by the rest."""
+    """Known limit: an artery lies 2.6 mm above the muscle; where there is less fat, it leaves the sac by the rest."""
     patient, arteries = patient_and_tree
     for artery in arteries:
         if artery.vessel:

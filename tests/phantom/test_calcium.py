@@ -19,7 +19,12 @@ from cacsnet.scanner.imaging import Protocol
 
 
 def protocol(**changes):
-    values = {"spacing_mm": (3.0, 0.5, 0.5), "shape": (70, 420, 420), "origin_mm": (-105.0, -105.0, -105.0), "thickness_mm": 3.0}
+    values = {
+        "spacing_mm": (3.0, 0.5, 0.5),
+        "shape": (70, 420, 420),
+        "origin_mm": (-105.0, -105.0, -105.0),
+        "thickness_mm": 3.0,
+    }
     return Protocol(**values | changes)
 
 
