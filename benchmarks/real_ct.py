@@ -1,8 +1,8 @@
 """How a model reads one real chest CT with a heart and calcium mask on a 3 mm grid (the LIDC cases that DeepCAC published).
 
 ``python benchmarks/real_ct.py IMAGE MASK [checkpoint]``. Mask values: 1 heart, 2 bone-like, 3 coronary calcium. Prints the Dice
-of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing, the labelled calcium components
-that are hit (p_cor ≥ 0.5 in any voxel, whatever their HU), and the kept components that touch no labelled one.
+of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing, the labelled calcium
+components that are hit (p_cor ≥ 0.5 in any voxel, whatever their HU), and the kept components that touch no labelled one.
 A 3 mm grid is far outside the definition of the Agatston score: none is printed.
 """
 

@@ -36,7 +36,7 @@ IGNORE = 255
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium, other calcium inside or beside the heart, bone and noise."""
 
-GENERATOR = 2
+GENERATOR = 3
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 THRESHOLD_HU = {70: 207, 80: 177, 100: 145, 120: 130, 135: 119}
 

@@ -12,7 +12,7 @@ import pandas as pd
 from cacsnet.io import write_dicom_series
 from cacsnet.phantom.cohort import USUAL_DISTRACTORS, Recipe, make_case, reference_row
 
-FORMAT = "5"
+FORMAT = "6"
 """Raised whenever the phantom or a recipe changes, so that an old cohort is made again."""
 
 EXAMPLES: dict[str, Recipe] = {

@@ -91,6 +91,7 @@ def test_noise_is_correlated_in_plane_only_where_neighbours_are_near():
     out = noisy(noise_correlation_mm=0.6)
     assert correlation(out[:, 1:], out[:, :-1]) > 0.5
     assert correlation(out[:, :, 1:], out[:, :, :-1]) > 0.5
+    assert correlation(out[:, 5:], out[:, :-5]) < -0.04  # a band-pass, as filtered back projection leaves it
     assert abs(correlation(out[:, 20:], out[:, :-20])) < 0.05
 
 
@@ -111,3 +112,12 @@ def test_calcium_is_brighter_at_lower_voltage_and_every_drawn_voltage_is_known()
     assert values == sorted(values, reverse=True)
     assert set(PatchSettings().kvps) <= set(CALCIUM_HU_PER_MG_CC) & set(THRESHOLD_HU)
     assert replace(PROTOCOL, kvp=100, calcium_scale=0.9).hu_per_mg_cc == pytest.approx(0.9 * 1.61)
+
+
+@pytest.mark.parametrize("step_mm", [0.3, 1.0, 1.25, 2.0])
+def test_a_constant_has_no_ripple_when_the_blur_is_near_the_lattice_step(step_mm):
+    """Unnormalised samples of a narrow Gaussian ripple by some percent: tens of HU of false, periodic noise."""
+    protocol = Protocol((3.0, 0.45, 0.45), (3, 60, 60), (6.0, 20.0, 20.0), 3.0, fwhm_mm=1.0)
+    count = int(80 / step_mm)
+    out = image(torch.full((20, count, count), 1040.0), (0.0, 0.0, 0.0), (1.0, step_mm, step_mm), protocol)
+    assert float((out - 1040.0).abs().max()) < 0.01
