@@ -52,7 +52,8 @@ def _gauss_weights(centres_out: Tensor, first_in: float, step_in: float, size_in
     what lies beyond the volume counts as background. Without it a blur near the lattice step leaves a ripple of some percent."""
     sigma = max(fwhm / 2.355, 0.45 * step_in)
     place = (centres_out - first_in) / step_in
-    weights = torch.exp(-0.5 * ((place[:, None] - torch.arange(size_in, dtype=torch.float64)[None]) * (step_in / sigma)) ** 2)
+    lattice = torch.arange(size_in, dtype=torch.float64)[None]
+    weights = torch.exp(-0.5 * ((place[:, None] - lattice) * (step_in / sigma)) ** 2)
     around = place.floor()[:, None] + torch.arange(-8, 10, dtype=torch.float64)[None]
     endless = torch.exp(-0.5 * ((place[:, None] - around) * (step_in / sigma)) ** 2).sum(1, keepdim=True)
     reach = int(np.ceil(6 * sigma / step_in))
