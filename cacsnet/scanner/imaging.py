@@ -49,7 +49,7 @@ class Protocol:
 
 def _gauss_weights(centres_out: Tensor, first_in: float, step_in: float, size_in: int, fwhm: float) -> Tensor:
     """Gaussian weights, normalised over the endless input lattice: a constant stays constant wherever the samples fall, and
-    what lies beyond the volume counts as background. Without it a blur near the lattice step leaves a ripple of some percent."""
+    what lies beyond the volume counts as background. Without it a blur near the lattice step leaves a ripple of percents."""
     sigma = max(fwhm / 2.355, 0.45 * step_in)
     place = (centres_out - first_in) / step_in
     lattice = torch.arange(size_in, dtype=torch.float64)[None]
