@@ -122,6 +122,8 @@ def check(config: Mapping[str, Any], root: Path, console: Console) -> Command:
     if given is None:
         given, default_reference = example_cohort(Path("outputs") / ".examples", console)
         reference_path = reference_path or default_reference
+        if not config.get("output"):  # a newer cohort has results of its own: finished cases of an older one aren't its
+            output /= Path(given).parent.name
     reference = None if reference_path is None else read_reference(Path(str(reference_path)))
     output.mkdir(parents=True, exist_ok=True)
     salt = str(config["patient_salt"]) if config.get("patient_salt") else kept_salt(output)

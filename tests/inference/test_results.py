@@ -161,7 +161,7 @@ def test_no_input_scores_the_examples_against_their_reference(cohort, fake_model
     code, text = start(cohort, input=None, output=None)
     assert code == 0
     assert "ICC" in text
-    assert list(table(cohort.parent / "outputs" / "examples" / "scores.csv")) == ["a"]
+    assert list(table(cohort.parent / "outputs" / "examples" / cohort.parent.name / "scores.csv")) == ["a"]
 
 
 def test_results_inside_the_input_are_no_scans(cohort, fake_model):
