@@ -114,7 +114,7 @@ class SeveralSeriesError(NotAVolumeError):
 
 
 class NotHounsfieldError(ReadError):
-    """Values are no HU: a mask, a map, a picture (DESIGN §5, ``not_hu``)."""
+    """Values are no HU: a mask, a map, a picture (flag ``not_hu``)."""
 
     code = "not_hu"
 

@@ -2,7 +2,7 @@
 
 :class:`Patient` is drawn from a seed. It maps patient mm to two canonical frames (thorax and heart: rigid motion, scale and a
 random smooth deformation) and lists the parts to paint, in order. The heart frame's origin is the heart's centre.
-Positions and sizes follow typical adult anatomy (FACTS: chamber sizes of gated CT, Dodge 1992 for the lumen).
+Positions and sizes follow typical adult anatomy (lumen: Dodge et al. 1992).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def draw_heart(rng: np.random.Generator) -> Heart:
 
 @dataclass
 class Tissue:
-    """Mean HU of each tissue at 120 kVp and without contrast agent (FACTS §7)."""
+    """Mean HU of each tissue at 120 kVp and without contrast agent."""
 
     blood: float
     myocardium: float

@@ -72,7 +72,7 @@ def _length(rng: np.random.Generator) -> int:
 
 
 def draw_plaques(heart: Heart, arteries: Sequence[Artery], rng: np.random.Generator, burden: float) -> list[Deposit]:
-    """Coronary plaques; ``burden`` is the expected number of them. LAD gets most, then RCA, LCX, LM (FACTS §7)."""
+    """Coronary plaques; ``burden`` is the expected number of them. LAD gets most, then RCA, LCX, LM (shares near Sartoretti 2022)."""
     out: list[Deposit] = []
     share = {"LM": 0.08, "LAD": 0.46, "LCX": 0.20, "RCA": 0.26}
     by_vessel = {name: [a for a in arteries if a.vessel == VESSEL_INDEX[name]] for name in share}
@@ -193,7 +193,7 @@ def image_calcium(patient: Patient, deposits: Sequence[Deposit], protocol: Proto
 def reference_owner(calcium: CalciumImage, shape: Sequence[int]) -> np.ndarray:
     """uint8 [z, y, x]: the owner that adds most, where it adds at least :data:`REFERENCE_MINIMUM_HU`; 0 elsewhere.
 
-    With HU ≥ threshold this is the reference (DESIGN: a voxel belongs to the vessel whose plaque adds most)."""
+    With HU ≥ threshold this is the reference (a voxel belongs to the vessel whose plaque adds most)."""
     out = np.zeros(int(np.prod(shape)), np.uint8)
     if calcium.index.size:
         strongest = calcium.added_hu.argmax(0)

@@ -1,7 +1,7 @@
 """The coronary tree in the grooves of one heart.
 
 Each artery starts from a few guide points (ostium, rays in the plane of its groove), is then alternately smoothed and
-projected to its depth above the surface of chambers, root and trunk. Lumen after Dodge 1992 (FACTS §7).
+projected to its depth above the surface of chambers, root and trunk. Lumen after Dodge et al. 1992.
 """
 
 from __future__ import annotations
