@@ -72,7 +72,7 @@ def _length(rng: np.random.Generator) -> int:
 
 
 def draw_plaques(heart: Heart, arteries: Sequence[Artery], rng: np.random.Generator, burden: float) -> list[Deposit]:
-    """Coronary plaques; ``burden`` is the expected number of them. LAD gets most, then RCA, LCX, LM (shares near Sartoretti 2022)."""
+    """Coronary plaques; ``burden`` is the expected number of them. LAD gets most, then RCA, LCX, LM."""
     out: list[Deposit] = []
     share = {"LM": 0.08, "LAD": 0.46, "LCX": 0.20, "RCA": 0.26}
     by_vessel = {name: [a for a in arteries if a.vessel == VESSEL_INDEX[name]] for name in share}
