@@ -78,11 +78,11 @@ def score_row(case: Case, scan: Scan, result: CaseResult, seconds: float) -> Row
     }
 
 
-def failed_row(case: Case, scan: Scan | None, error: BaseException, seconds: float) -> Row:
+def failed_row(case: Case, scan: Scan | None, error: BaseException, seconds: float, quality: QualitySettings) -> Row:
     """The row of a failed case: its reason first in ``flags``, then what the header says; scores empty, never 0."""
     flags = [error_code(error)]
     if scan is not None:
-        flags += acquisition_flags(scan.acquisition, scan.spacing_mm, QualitySettings())
+        flags += acquisition_flags(scan.acquisition, scan.spacing_mm, quality)
     return _known(case, scan) | {"status": "failed", "flags": ";".join(flags), "seconds": round(seconds, 2)}
 
 

@@ -205,7 +205,9 @@ def score_case(
     except Exception as error:
         # whatever a scan does to us, the others go on and this one is on record
         results.remove_case(command.output, case.case_id)
-        return results.failed_row(case, scan, error, time.perf_counter() - start), results.failure(case, error)
+        seconds = time.perf_counter() - start
+        row = results.failed_row(case, scan, error, seconds, command.settings.quality)
+        return row, results.failure(case, error)
     return row, None
 
 

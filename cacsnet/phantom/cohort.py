@@ -103,7 +103,7 @@ def make_case(recipe: Recipe) -> CohortCase:
     return CohortCase(Scan(truth.hu, geometry, acquisition), truth, reference_score(truth), patient, arteries, deposits, origin)
 
 
-def reference_row(case_id: str, case: CohortCase, threshold_hu: float = 130.0) -> dict[str, object]:
+def reference_row(case_id: str, case: CohortCase) -> dict[str, object]:
     """One row of ``reference.csv``."""
     row: dict[str, object] = {"case_id": case_id, "agatston_total": case.reference.total.agatston}
     row |= {f"agatston_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
