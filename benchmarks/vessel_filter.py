@@ -18,7 +18,6 @@ from scipy.ndimage import map_coordinates
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import draw_plaques
-from cacsnet.phantom.coronaries import grow_tree
 from cacsnet.scoring import distance_mm
 
 STEP_MM = 3.0
@@ -34,7 +33,7 @@ def main(patients: int) -> None:
         patient = Patient(10_000_000 + number)
         rng = np.random.default_rng([10_000_000 + number, 11])
         heart = patient.heart
-        plaques = draw_plaques(heart, grow_tree(heart, rng), rng, burden=30.0)
+        plaques = draw_plaques(heart, heart.grow_tree(rng), rng, burden=30.0)
         inside = (torch.minimum(heart.lv_outer_sdf(p), heart.rv_sdf(p)) < 0).numpy()
         distance = distance_mm(inside, (STEP_MM,) * 3)
         for index, name in enumerate(VESSEL_NAMES, start=1):

@@ -10,7 +10,7 @@ import torch
 
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case
-from cacsnet.phantom.coronaries import Artery, grow_tree
+from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.render import Anatomy, render
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other, the more so beside other test processes
@@ -27,7 +27,7 @@ class Painted:
 def painted() -> Painted:
     """A patient's chest around the heart, painted at 2.5 mm (72 voxels a side)."""
     patient = Patient(900)
-    arteries = grow_tree(patient.heart, np.random.default_rng([900, 2]))
+    arteries = patient.heart.grow_tree(np.random.default_rng([900, 2]))
     return Painted(patient, arteries, render(patient, arteries, (-90.0, -90.0, -90.0), 2.5, (72, 72, 72)))
 
 

@@ -27,7 +27,7 @@ from cacsnet.errors import ConfigError
 from cacsnet.grid import AIR_HU, resample
 from cacsnet.phantom.anatomy import Patient, random_rotation
 from cacsnet.phantom.calcium import draw_distractors, draw_plaques
-from cacsnet.phantom.coronaries import Artery, grow_tree
+from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.render import Anatomy, render
 from cacsnet.phantom.scan import make_scan
 from cacsnet.scanner.imaging import Protocol
@@ -90,7 +90,7 @@ def _painted(settings: PatchSettings, number: int) -> tuple[Patient, list[Artery
     seed = seed_of(settings.split, number)
     rng = np.random.default_rng([seed, 2])
     patient = Patient(seed, enhanced=bool(rng.random() < settings.enhanced_share))
-    arteries = grow_tree(patient.heart, rng)
+    arteries = patient.heart.grow_tree(rng)
     side = settings.spacing_mm * (settings.patch + 2 * settings.border)
     if settings.around_tree:
         kind = rng.random()

@@ -15,29 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cacsnet.errors import ConfigError
 from cacsnet.labels import STRUCTURE_INDEX
-from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, plane, smooth_max, smooth_min
-
-BASE = np.array([8.0, 12.0, 6.0])  # centre of the mitral and aortic plane, heart frame
-APEX_DIRECTION = np.array([-0.50, -0.56, 0.66]) / np.linalg.norm([-0.50, -0.56, 0.66])
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v)
-
-
-def random_rotation(rng: np.random.Generator, sd_deg: tuple[float, float, float]) -> np.ndarray:
-    """Random rotation matrix on (z, y, x) vectors; SD in degrees about the z, y and x axis."""
-    out = np.eye(3)
-    for axis, sd in enumerate(sd_deg):
-        angle = np.deg2rad(np.clip(rng.normal(0, sd), -2.5 * sd, 2.5 * sd))
-        i, j = [k for k in range(3) if k != axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        out = turn @ out
-    return out
-
+from cacsnet.phantom import heart_ellipsoid, heart_polar
+from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, smooth_max
+from cacsnet.phantom.heart import Heart, random_rotation, unit
 
 @dataclass(frozen=True)
 class Part:
@@ -85,126 +67,6 @@ Block = tuple[slice, ...]
 
 
 @dataclass
-class Heart:
-    """Shape parameters of the heart in its own frame (mm)."""
-
-    lv_centre: np.ndarray
-    lv_axes: np.ndarray
-    lv_outer: np.ndarray
-    lv_inner: np.ndarray
-    rv_centre: np.ndarray
-    rv_radii: np.ndarray
-    la_centre: np.ndarray
-    la_radii: np.ndarray
-    ra_centre: np.ndarray
-    ra_radii: np.ndarray
-    root: np.ndarray  # aortic root to arch, polyline [n, 3]
-    root_radii: np.ndarray
-    trunk: np.ndarray  # pulmonary trunk
-    trunk_radii: np.ndarray
-    mitral: np.ndarray
-    tricuspid: np.ndarray
-    tricuspid_normal: np.ndarray
-    fat_mm: float
-    groove_mm: float
-
-    def lv_outer_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.lv_centre, self.lv_axes, self.lv_outer)
-        return smooth_max(body, -plane(p, BASE - 2 * self.lv_axes[0], self.lv_axes[0]), 6.0)
-
-    def lv_inner_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.lv_centre - 3 * self.lv_axes[0], self.lv_axes, self.lv_inner)
-        return smooth_max(body, -plane(p, BASE, self.lv_axes[0]), 4.0)
-
-    def rv_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.rv_centre, self.lv_axes, self.rv_radii)
-        outflow = capsule_chain(
-            p,
-            torch.tensor(np.array([self.rv_centre + np.array([12, -6, 6]), self.trunk[0]]), dtype=torch.float32),
-            torch.tensor([20.0, 14.0]),
-        )
-        body = smooth_max(body, -plane(p, self.tricuspid, self.tricuspid_normal), 6.0)
-        return smooth_min(body, outflow, 12.0)
-
-    def la_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.la_centre, None, self.la_radii)
-        appendage = ellipsoid(p, self.la_centre + np.array([8, -30, 34]), None, (11, 16, 10))
-        return smooth_min(body, appendage, 14.0)
-
-    def ra_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
-        appendage = ellipsoid(p, self.ra_centre + np.array([26, -24, 10]), None, (13, 15, 11))
-        return smooth_min(body, appendage, 12.0)
-
-    def root_sdf(self, p: Tensor) -> Tensor:
-        return capsule_chain(
-            p, torch.tensor(self.root, dtype=torch.float32), torch.tensor(self.root_radii, dtype=torch.float32)
-        )
-
-    def trunk_sdf(self, p: Tensor) -> Tensor:
-        return capsule_chain(
-            p, torch.tensor(self.trunk, dtype=torch.float32), torch.tensor(self.trunk_radii, dtype=torch.float32)
-        )
-
-    def muscle_sdf(self, p: Tensor) -> Tensor:
-        """All chambers with their walls."""
-        wall = torch.minimum(self.rv_sdf(p) - 3.0, torch.minimum(self.ra_sdf(p), self.la_sdf(p)) - 2.0)
-        return torch.minimum(self.lv_outer_sdf(p), wall)
-
-    def solid_sdf(self, p: Tensor) -> Tensor:
-        """Chambers, root and trunk: what a coronary artery lies on."""
-        return torch.minimum(self.muscle_sdf(p), torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5)
-
-    def sac_sdf(self, p: Tensor) -> Tensor:
-        """Pericardial sac: the chambers with their grooves bridged, and the fat around them."""
-        k = self.groove_mm
-        sdf = smooth_min(self.lv_outer_sdf(p), self.rv_sdf(p) - 3, k)
-        sdf = smooth_min(sdf, self.ra_sdf(p) - 2, k)
-        sdf = smooth_min(sdf, self.la_sdf(p) - 2, k)
-        low_vessels = torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5
-        low_vessels = smooth_max(low_vessels, plane(p, (58.0, 0.0, 0.0), (1.0, 0.0, 0.0)), 4.0)
-        return smooth_min(sdf, low_vessels, 0.7 * k) - self.fat_mm
-
-
-def draw_heart(rng: np.random.Generator) -> Heart:
-    def jitter(values: list[float], sd: float) -> np.ndarray:
-        return np.asarray(values) + rng.normal(0, sd, 3)
-
-    axis = APEX_DIRECTION
-    to_rv = np.array([-0.30, -0.72, -0.62])
-    to_rv = _unit(to_rv - axis * (to_rv @ axis))
-    third = np.cross(axis, to_rv)
-    axes = np.stack([axis, to_rv, third])
-    size = rng.normal(1.0, 0.05)
-    wall = rng.uniform(7.5, 12.0)
-    inner = np.array([rng.uniform(46, 54), rng.uniform(22, 27), rng.uniform(22, 27)]) * size
-    outer = inner + np.array([6.0, wall, wall])
-    lv_centre = BASE + axis * (inner[0] - 12)
-    rv_shift = outer[1] + rng.uniform(1, 7)
-    rv_centre = lv_centre + to_rv * rv_shift - axis * 6 + third * rng.normal(0, 3)
-    rv_radii = np.array([rng.uniform(42, 49), rng.uniform(19, 25), rng.uniform(33, 42)]) * size
-    ra_centre = jitter([-4, 2, -46], 3)
-    la_centre = jitter([12, 36, 4], 3)
-    root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -12], [48, -8, -20], [72, -4, -20], [90, 8, -14], [98, 24, 0]], float)
-    root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
-    radius = rng.normal(15.5, 1.7)
-    root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
-    trunk = np.array([[32, -30, 14], [44, -26, 19], [58, -12, 22], [64, 8, 18]], float)
-    trunk += rng.normal(0, 2.0, trunk.shape)
-    trunk_radii = rng.normal(13.5, 1.3) * np.array([0.95, 1.0, 1.0, 0.95])
-    tricuspid = np.array([-4.0, -16.0, -24.0])
-    return Heart(
-        lv_centre=lv_centre, lv_axes=axes, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
-        la_centre=la_centre, la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
-        ra_centre=ra_centre, ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
-        root=root, root_radii=root_radii, trunk=trunk, trunk_radii=trunk_radii,
-        mitral=BASE + np.array([-6.0, 6.0, 8.0]), tricuspid=tricuspid,
-        tricuspid_normal=_unit(np.array([-0.25, -0.35, 0.9])),
-        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), 0.3, 9.0)), groove_mm=rng.uniform(18, 36),
-    )  # fmt: skip
-
-
-@dataclass
 class Tissue:
     """Mean HU of each tissue at 120 kVp and without contrast agent."""
 
@@ -237,6 +99,13 @@ def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
     return tissue
 
 
+HEART_MODELS: dict[str, Callable[[np.random.Generator], Heart]] = {
+    "ellipsoid": heart_ellipsoid.draw_heart,
+    "polar": heart_polar.draw_heart,
+}
+"""Two ways to build a heart and its coronary course: train on one, judge on the other."""
+
+
 class Patient:
     """One virtual patient, a function of position.
 
@@ -244,14 +113,23 @@ class Patient:
         seed: everything follows from it.
         enhanced: None draws it (never, unless ``enhanced_share`` is given); True / False decides.
         wide: draw from the wide half of the domain randomisation (clutter, missing parts).
+        heart_model: one of :data:`HEART_MODELS`.
+
+    Raises:
+        ConfigError: unknown heart model.
     """
 
-    def __init__(self, seed: int, enhanced: bool = False, wide: bool | None = None) -> None:
+    def __init__(
+        self, seed: int, enhanced: bool = False, wide: bool | None = None, heart_model: str = "ellipsoid"
+    ) -> None:
+        if heart_model not in HEART_MODELS:
+            raise ConfigError(f"unknown; known are {', '.join(HEART_MODELS)}", field="heart_model", value=heart_model)
         rng = np.random.default_rng([seed, 1])
         self.seed = seed
         self.wide = bool(rng.random() < 0.5) if wide is None else wide
-        self.heart = draw_heart(rng)
+        self.heart = HEART_MODELS[heart_model](np.random.default_rng([seed, 4]))
         self.tissue = draw_tissue(rng, enhanced)
+        self.sheath_mm = float(np.clip(rng.normal(1.2 + 0.25 * self.heart.fat_mm, 0.5), 0.6, 3.5))
         # thorax frame: origin at the heart's centre too
         self.midline = rng.normal(-8, 7)
         self.half_width = rng.uniform(118, 152)
@@ -431,7 +309,7 @@ class Patient:
     def _draw_clutter(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
         """A blob or tube somewhere in the chest: centre, half length vector, radius (mm) and HU offset."""
         centre = rng.uniform([-90, -70, -110], [90, 80, 110])
-        direction = _unit(rng.normal(size=3)) * rng.choice([0.0, rng.uniform(5, 40)])
+        direction = unit(rng.normal(size=3)) * rng.choice([0.0, rng.uniform(5, 40)])
         return centre, direction, rng.uniform(1.5, 9), rng.uniform(-90, 90)
 
     def parts(self) -> list[Part]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from cacsnet.labels import VESSEL_INDEX
-from cacsnet.phantom.anatomy import BASE, Heart, Patient, _unit
-from cacsnet.phantom.coronaries import Artery, surface_normal, tangent
+from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.fields import ellipsoid
+from cacsnet.phantom.heart import Artery, Heart, tangent, unit
 from cacsnet.scanner.imaging import Protocol, image
 
 DISTRACTORS = {"aorta": 5, "aortic_valve": 6, "mitral_annulus": 7, "pericardium": 8, "papillary_muscle": 9, "node": 10}
@@ -41,7 +41,7 @@ class Deposit:
 
 
 def _frame(along: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    side = _unit(np.cross(along, rng.normal(size=3)))
+    side = unit(np.cross(along, rng.normal(size=3)))
     return np.stack([along, side, np.cross(along, side)])
 
 
@@ -98,7 +98,7 @@ def _on_surface(sdf_line: np.ndarray, along: np.ndarray, links: int) -> np.ndarr
 def draw_distractors(heart: Heart, rng: np.random.Generator, expected: dict[str, float]) -> list[Deposit]:
     """Calcium that is not coronary: ``expected`` number of deposits per kind of :data:`DISTRACTORS`."""
     out: list[Deposit] = []
-    axis = heart.lv_axes[0]
+    axis = heart.axes[0]
     for kind, mean in expected.items():
         owner = DISTRACTORS[kind]
         for _ in range(rng.poisson(mean)):
@@ -106,13 +106,13 @@ def draw_distractors(heart: Heart, rng: np.random.Generator, expected: dict[str,
             if kind == "aorta":
                 place = rng.uniform(1.0, len(heart.root) - 1.2)
                 i = int(place)
-                along = _unit(heart.root[i + 1] - heart.root[i])
+                along = unit(heart.root[i + 1] - heart.root[i])
                 centre = heart.root[i] + (place - i) * (heart.root[i + 1] - heart.root[i])
                 normal = _frame(along, rng)[1]
                 first = centre + normal * heart.root_radii[i]
             elif kind == "aortic_valve":
-                along = _unit(rng.normal(size=3))
-                normal = _unit(rng.normal(size=3))
+                along = unit(rng.normal(size=3))
+                normal = unit(rng.normal(size=3))
                 first = heart.root[0] + 0.7 * (heart.root[1] - heart.root[0]) * rng.uniform(0, 1)
                 first = first + normal * rng.uniform(0, 0.85) * heart.root_radii[0]
                 links = min(links, 4)
@@ -120,14 +120,14 @@ def draw_distractors(heart: Heart, rng: np.random.Generator, expected: dict[str,
                 side = _frame(axis, rng)[1]
                 along = np.cross(axis, side)
                 normal = side
-                first = BASE + axis * rng.uniform(-3, 4) + side * heart.lv_inner[1] * rng.uniform(0.85, 1.05)
+                first = heart.base + axis * rng.uniform(-3, 4) + side * heart.mitral_radii[0] * rng.uniform(0.9, 1.1)
             elif kind == "papillary_muscle":
                 normal = _frame(axis, rng)[1]
                 along = axis
-                first = heart.lv_centre + axis * rng.uniform(-5, 20) + normal * heart.lv_inner[1] * 0.6
+                first = heart.base + axis * rng.uniform(28, 52) + normal * heart.papillary_radius
                 links = min(links, 3)
             else:
-                direction = _unit(rng.normal(size=3))
+                direction = unit(rng.normal(size=3))
                 reach = np.arange(15.0, 95.0, 1.0)
                 line = direction * reach[:, None]
                 sdf = heart.sac_sdf(torch.tensor(line.T.copy(), dtype=torch.float32)).numpy()
@@ -210,5 +210,4 @@ __all__ = [
     "draw_plaques",
     "image_calcium",
     "reference_owner",
-    "surface_normal",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import Deposit, draw_distractors, draw_plaques
-from cacsnet.phantom.coronaries import Artery, grow_tree
+from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.render import heart_box, render
 from cacsnet.phantom.scan import PhantomScan, make_scan
 from cacsnet.scan import Acquisition, Geometry, Scan
@@ -65,7 +65,7 @@ def make_case(recipe: Recipe) -> CohortCase:
     """Make one case; deterministic."""
     rng = np.random.default_rng([recipe.seed, 7])
     patient = Patient(recipe.seed, enhanced=recipe.enhanced)
-    arteries = grow_tree(patient.heart, rng)
+    arteries = patient.heart.grow_tree(rng)
     low, high = heart_box(patient)
     if recipe.gated:
         field_mm = max(rng.uniform(200, 260), float((high - low)[1:].max()) + 40)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.phantom.anatomy import Block, Patient, View, block_of
-from cacsnet.phantom.coronaries import Artery
+from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.fields import capsule_chain
 
 THIN = 8
@@ -78,20 +79,22 @@ def render(
         if part.label is not None:
             structures[block][sdf < 0] = part.label
     hu += patient.shading(view)
-    area = paint_arteries(patient, arteries, hu, view.heart, thin.heart, step_mm)
+    area = paint_arteries(patient, arteries, hu, structures, view.heart, thin.heart, step_mm)
     z, y, x = (float(v) for v in origin_mm)
     return Anatomy(hu, structures, area, (z, y, x), float(step_mm))
 
 
 def paint_arteries(
-    patient: Patient, arteries: Sequence[Artery], hu: Tensor, heart: Tensor, thin: Tensor, step_mm: float
+    patient: Patient, arteries: Sequence[Artery], hu: Tensor, structures: Tensor, heart: Tensor, thin: Tensor, step_mm: float
 ) -> Tensor:
-    """Blood in the arteries and veins; returns the coronary artery area, uint8 [z, y, x], nearest artery first."""
+    """Arteries and veins, each in a sheath of fat that keeps it apart from the chambers' walls; returns the coronary artery
+    area, uint8 [z, y, x], nearest artery first. Two passes: a sheath must not cover another vessel."""
     area = torch.zeros(hu.shape, dtype=torch.uint8)
     nearest = torch.full(hu.shape, 1e3)
     blood = patient.tissue.chamber_hu.get("aorta", patient.tissue.blood)
     scale = patient.heart_scale
     chunk = 12
+    pieces = []
     for artery in arteries:
         for start in range(0, len(artery.line) - 1, chunk):
             line = torch.tensor(artery.line[start : start + chunk + 1 : 2], dtype=torch.float32)
@@ -106,11 +109,17 @@ def paint_arteries(
             if block is None:
                 continue
             sdf = capsule_chain(heart[(slice(None), *block)], line, radii) * scale
-            _paint(hu, block, sdf, blood, step_mm)
-            if artery.vessel:
-                closer = (sdf < nearest[block]) & (sdf < AREA_MARGIN_MM)
-                area[block][closer] = artery.vessel
-                nearest[block] = torch.minimum(nearest[block], sdf)
+            pieces.append((artery.vessel, block, sdf))
+            sheath = sdf - patient.sheath_mm
+            sheath[structures[block] >= STRUCTURE_INDEX["aorta"]] = step_mm  # the ostia stay open
+            _paint(hu, block, sheath, patient.tissue.fat, step_mm)
+            structures[block][sheath < 0] = 0
+    for vessel, block, sdf in pieces:
+        _paint(hu, block, sdf, blood, step_mm)
+        if vessel:
+            closer = (sdf < nearest[block]) & (sdf < AREA_MARGIN_MM)
+            area[block][closer] = vessel
+            nearest[block] = torch.minimum(nearest[block], sdf)
     return area
 
 

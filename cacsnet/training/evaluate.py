@@ -41,7 +41,6 @@ from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import DISTRACTORS
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row
-from cacsnet.phantom.coronaries import grow_tree
 from cacsnet.phantom.render import AREA_MARGIN_MM, heart_box
 from cacsnet.scoring import distance_mm, score
 
@@ -80,7 +79,7 @@ def mean_map(phantoms: int, tuning_scans: int, first_seed: int = 0) -> MeanMap:
     share = np.zeros((len(VESSEL_NAMES), MAP_SIZE, MAP_SIZE, MAP_SIZE), np.float32)
     for number in track(range(phantoms), "mean map of training phantoms", transient=True):
         patient = Patient(first_seed + number)
-        arteries = grow_tree(patient.heart, np.random.default_rng([first_seed + number, 2]))
+        arteries = patient.heart.grow_tree(np.random.default_rng([first_seed + number, 2]))
         low, high = heart_box(patient)
         step = (high - low).max() / MAP_SIZE
         hit = np.zeros(share.shape, bool)

@@ -6,7 +6,6 @@ import torch
 
 from cacsnet.labels import STRUCTURES, VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient, random_rotation
-from cacsnet.phantom.coronaries import grow_tree
 from cacsnet.phantom.render import grid_points, heart_box, render
 
 SEEDS = range(900, 908)
@@ -25,7 +24,7 @@ LENGTH_MM = {"LM": (3, 20), "LAD": (90, 190), "LCX": (50, 150), "RCA": (90, 190)
 @pytest.fixture(scope="module", params=SEEDS)
 def patient_and_tree(request):
     patient = Patient(request.param)
-    return patient, grow_tree(patient.heart, np.random.default_rng([request.param, 2]))
+    return patient, patient.heart.grow_tree(np.random.default_rng([request.param, 2]))
 
 
 def at(rows):
@@ -39,7 +38,7 @@ def test_everything_follows_from_the_seed():
     assert not torch.allclose(a.to_thorax(p), c.to_thorax(p), atol=0.5)
     assert a.tissue == b.tissue
     assert [part.name for part in a.parts()] == [part.name for part in b.parts()]
-    first, second = (grow_tree(a.heart, np.random.default_rng(1)) for _ in range(2))
+    first, second = (a.heart.grow_tree(np.random.default_rng(1)) for _ in range(2))
     assert all(np.array_equal(x.line, y.line) for x, y in zip(first, second, strict=True))
 
 

@@ -1,0 +1,206 @@
+"""What every heart model offers: chambers and great vessels as signed distances, landmarks, and a coronary tree.
+
+Two models are built in independent ways, so that a network trained on one can be judged on the other:
+``ellipsoid`` (:mod:`cacsnet.phantom.heart_ellipsoid`) and ``polar`` (:mod:`cacsnet.phantom.heart_polar`).
+The heart frame is (z, y, x) mm with the origin in the middle of the heart: z to the head, y to the back, x to the left.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from cacsnet.phantom.fields import capsule_chain, plane, smooth_max, smooth_min
+
+
+def unit(v: np.ndarray) -> np.ndarray:
+    """The vector scaled to length 1."""
+    return v / np.linalg.norm(v)
+
+
+def random_rotation(rng: np.random.Generator, sd_deg: tuple[float, float, float]) -> np.ndarray:
+    """Random rotation matrix on (z, y, x) vectors; SD in degrees about the z, y and x axis."""
+    out = np.eye(3)
+    for axis, sd in enumerate(sd_deg):
+        angle = np.deg2rad(np.clip(rng.normal(0, sd), -2.5 * sd, 2.5 * sd))
+        i, j = [k for k in range(3) if k != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        out = turn @ out
+    return out
+
+
+@dataclass(frozen=True)
+class Artery:
+    """A centreline in the heart frame: ``line`` float [n, 3] (z, y, x) mm at about 1 mm steps, lumen radius per point (mm),
+    and the vessel label that its calcium counts for (0: a cardiac vein)."""
+
+    name: str
+    vessel: int
+    line: np.ndarray
+    radii: np.ndarray
+
+    @property
+    def length_mm(self) -> float:
+        return float(np.linalg.norm(np.diff(self.line, axis=0), axis=1).sum())
+
+
+@dataclass
+class Heart(ABC):
+    """Landmarks (mm, heart frame) that the thorax, the calcium and the arteries hang on.
+
+    Attributes:
+        base: centre of the mitral and aortic plane.
+        axes: rows: base to apex, towards the right ventricle, their cross product.
+        root, root_radii: aortic root to arch, polyline [n, 3] from the valve on, radius per point.
+        trunk, trunk_radii: pulmonary trunk from the valve to its bifurcation.
+        la_centre, ra_centre: middle of the atria, where veins enter.
+        mitral_radii: half axes of the mitral ring along ``axes`` 1 and 2.
+        papillary_radius: distance of the papillary muscles from the left ventricle's axis.
+        left_out, right_out: directions in which the left main and the right coronary artery leave the root.
+        fat_mm: thickness of the fat on the free walls; groove_mm: how far the sac bridges the grooves.
+    """
+
+    base: np.ndarray
+    axes: np.ndarray
+    root: np.ndarray
+    root_radii: np.ndarray
+    trunk: np.ndarray
+    trunk_radii: np.ndarray
+    la_centre: np.ndarray
+    ra_centre: np.ndarray
+    mitral_radii: tuple[float, float]
+    papillary_radius: float
+    left_out: np.ndarray
+    right_out: np.ndarray
+    fat_mm: float
+    groove_mm: float
+
+    @abstractmethod
+    def lv_outer_sdf(self, p: Tensor) -> Tensor:
+        """Left ventricle with its myocardium."""
+
+    @abstractmethod
+    def lv_inner_sdf(self, p: Tensor) -> Tensor:
+        """Left ventricle's blood pool."""
+
+    @abstractmethod
+    def rv_sdf(self, p: Tensor) -> Tensor:
+        """Right ventricle's blood pool with its outflow tract."""
+
+    @abstractmethod
+    def la_sdf(self, p: Tensor) -> Tensor:
+        """Left atrium with its appendage."""
+
+    @abstractmethod
+    def ra_sdf(self, p: Tensor) -> Tensor:
+        """Right atrium with its appendage."""
+
+    @abstractmethod
+    def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
+        """LM, LAD with diagonals, LCX with marginals, RCA with its posterior descending branch, and cardiac veins."""
+
+    def root_sdf(self, p: Tensor) -> Tensor:
+        """Aortic root and ascending aorta."""
+        return _tube(p, self.root, self.root_radii)
+
+    def trunk_sdf(self, p: Tensor) -> Tensor:
+        """Pulmonary trunk."""
+        return _tube(p, self.trunk, self.trunk_radii)
+
+    @property
+    def ostia(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right coronary ostium, in the sinuses above the valve."""
+        middle, radius = 0.35 * self.root[1] + 0.65 * self.root[2], self.root_radii[2]
+        return middle + radius * self.left_out, middle + radius * self.right_out
+
+    def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """A chamber without the fat-filled recesses in which the arteries leave the root."""
+        for ostium, out in zip(self.ostia, (self.left_out, self.right_out), strict=True):
+            line = np.stack([ostium + 2 * out, ostium + 13 * out])
+            sdf = smooth_max(sdf, -_tube(p, line, np.array([6.0, 7.0])), 4.0)
+        return sdf
+
+    def muscle_sdf(self, p: Tensor) -> Tensor:
+        """All chambers with their walls."""
+        wall = torch.minimum(self.rv_sdf(p) - 3.0, torch.minimum(self.ra_sdf(p), self.la_sdf(p)) - 2.0)
+        return torch.minimum(self.lv_outer_sdf(p), wall)
+
+    def solid_sdf(self, p: Tensor) -> Tensor:
+        """Chambers, root and trunk: what a coronary artery lies on."""
+        return torch.minimum(self.muscle_sdf(p), torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5)
+
+    def sac_sdf(self, p: Tensor) -> Tensor:
+        """Pericardial sac: the chambers with their grooves bridged, and the fat around them."""
+        k = self.groove_mm
+        sdf = smooth_min(self.lv_outer_sdf(p), self.rv_sdf(p) - 3, k)
+        sdf = smooth_min(sdf, self.ra_sdf(p) - 2, k)
+        sdf = smooth_min(sdf, self.la_sdf(p) - 2, k)
+        low_vessels = torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5
+        low_vessels = smooth_max(low_vessels, plane(p, (58.0, 0.0, 0.0), (1.0, 0.0, 0.0)), 4.0)
+        return smooth_min(sdf, low_vessels, 0.7 * k) - self.fat_mm
+
+
+def _tube(p: Tensor, line: np.ndarray, radii: np.ndarray) -> Tensor:
+    return capsule_chain(p, torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32))
+
+
+def resample(line: np.ndarray, step: float = 1.0) -> np.ndarray:
+    """A polyline [n, 3] at equal steps of about ``step`` mm."""
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    n = max(3, round(arc[-1] / step) + 1)
+    return np.stack([np.interp(np.linspace(0, arc[-1], n), arc, line[:, k]) for k in range(3)], 1)
+
+
+def tangent(line: np.ndarray, index: int) -> np.ndarray:
+    """Unit direction of a polyline at a point."""
+    a, b = max(0, index - 2), min(len(line) - 1, index + 2)
+    return unit(line[b] - line[a])
+
+
+def surface_distance(heart: Heart, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance [n] of points [n, 3] to the surface of :meth:`Heart.solid_sdf`, and its unit gradient [n, 3] (outwards)."""
+    h = 0.5
+    offsets = np.concatenate([points] + [points + s * h * e for e in np.eye(3) for s in (1, -1)])
+    values = _solid(heart, offsets).reshape(7, -1)
+    gradient = np.stack([values[1 + 2 * k] - values[2 + 2 * k] for k in range(3)], 1)
+    return values[0], gradient / np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-6)
+
+
+def ray_out(heart: Heart, origin: np.ndarray, direction: np.ndarray, depth: float, outermost: bool = False) -> np.ndarray:
+    """First (or outermost) point from ``origin`` along ``direction`` that comes to lie ``depth`` mm above the surface."""
+    steps = np.arange(4.0, 80.0, 0.75)
+    low = np.flatnonzero(_solid(heart, origin + steps[:, None] * direction) <= depth)
+    if not low.size:
+        return origin + steps[0] * direction
+    last = low[-1] if outermost else low[np.flatnonzero(np.diff(low, append=len(steps) + 1) > 1)[0]]
+    return origin + steps[min(last + 1, len(steps) - 1)] * direction
+
+
+def _solid(heart: Heart, points: np.ndarray) -> np.ndarray:
+    p = torch.tensor(np.ascontiguousarray(points.T), dtype=torch.float32)
+    return heart.solid_sdf(p).numpy().astype(float)
+
+
+def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds: int = 12) -> np.ndarray:
+    """Move what of a polyline lies less than ``depth`` mm above the surface outwards along the smoothed surface normal.
+
+    ``keep`` points at the start stay (an ostium lies in the aortic wall). In a deep cleft something may stay inside; the
+    renderer lays every artery in fat of its own.
+    """
+    line = line.copy()
+    for _ in range(rounds):
+        distance, gradient = surface_distance(heart, line)
+        normal = gaussian_filter1d(gradient, 3.0, axis=0, mode="nearest")
+        move = np.clip(depth - distance, 0, 1.5)[:, None] * normal
+        move[:keep] = 0
+        if np.abs(move).max() < 0.1:
+            break
+        line += gaussian_filter1d(move, 2.0, axis=0, mode="nearest") * (np.arange(len(line)) >= keep)[:, None]
+    return line

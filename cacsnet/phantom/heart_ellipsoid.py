@@ -1,0 +1,225 @@
+"""Heart model ``ellipsoid``: chambers from ellipsoids, half spaces and capsules with smooth unions.
+
+Each artery starts from a few guide points (ostium, rays in the plane of its groove), is then alternately smoothed and
+projected to its depth above the surface of chambers, root and trunk. Lumen after Dodge et al. 1992.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from cacsnet.labels import VESSEL_INDEX
+from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min
+from cacsnet.phantom.heart import Artery, Heart, push_out, ray_out, resample, surface_distance, unit
+
+BASE = np.array([8.0, 12.0, 6.0])
+APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
+
+
+@dataclass
+class EllipsoidHeart(Heart):
+    """Shape parameters (mm, heart frame)."""
+
+    lv_centre: np.ndarray
+    lv_outer: np.ndarray
+    lv_inner: np.ndarray
+    rv_centre: np.ndarray
+    rv_radii: np.ndarray
+    la_radii: np.ndarray
+    ra_radii: np.ndarray
+    tricuspid: np.ndarray
+    tricuspid_normal: np.ndarray
+
+    def lv_outer_sdf(self, p: Tensor) -> Tensor:
+        body = ellipsoid(p, self.lv_centre, self.axes, self.lv_outer)
+        return smooth_max(body, -plane(p, self.base - 2 * self.axes[0], self.axes[0]), 6.0)
+
+    def lv_inner_sdf(self, p: Tensor) -> Tensor:
+        body = ellipsoid(p, self.lv_centre - 3 * self.axes[0], self.axes, self.lv_inner)
+        return smooth_max(body, -plane(p, self.base, self.axes[0]), 4.0)
+
+    def rv_sdf(self, p: Tensor) -> Tensor:
+        body = ellipsoid(p, self.rv_centre, self.axes, self.rv_radii)
+        outflow = capsule_chain(
+            p,
+            torch.tensor(np.array([self.rv_centre + np.array([12, -6, 6]), self.trunk[0]]), dtype=torch.float32),
+            torch.tensor([20.0, 14.0]),
+        )
+        body = smooth_max(body, -plane(p, self.tricuspid, self.tricuspid_normal), 6.0)
+        return self.clear_of_ostia(smooth_min(body, outflow, 12.0), p)
+
+    def la_sdf(self, p: Tensor) -> Tensor:
+        body = ellipsoid(p, self.la_centre, None, self.la_radii)
+        appendage = ellipsoid(p, self.la_centre + np.array([8, -30, 34]), None, (11, 16, 10))
+        return self.clear_of_ostia(smooth_min(body, appendage, 14.0), p)
+
+    def ra_sdf(self, p: Tensor) -> Tensor:
+        body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
+        appendage = ellipsoid(p, self.ra_centre + np.array([26, -24, 10]), None, (13, 15, 11))
+        return self.clear_of_ostia(smooth_min(body, appendage, 12.0), p)
+
+    def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
+        return _grow_tree(self, rng)
+
+
+def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
+    """One heart; everything follows from ``rng``."""
+    def jitter(values: list[float], sd: float) -> np.ndarray:
+        return np.asarray(values) + rng.normal(0, sd, 3)
+
+    axis = APEX_DIRECTION
+    to_rv = np.array([-0.30, -0.72, -0.62])
+    to_rv = unit(to_rv - axis * (to_rv @ axis))
+    third = np.cross(axis, to_rv)
+    axes = np.stack([axis, to_rv, third])
+    size = rng.normal(1.0, 0.05)
+    wall = rng.uniform(7.5, 12.0)
+    inner = np.array([rng.uniform(46, 54), rng.uniform(22, 27), rng.uniform(22, 27)]) * size
+    outer = inner + np.array([6.0, wall, wall])
+    lv_centre = BASE + axis * (inner[0] - 12)
+    rv_shift = outer[1] + rng.uniform(1, 7)
+    rv_centre = lv_centre + to_rv * rv_shift - axis * 6 + third * rng.normal(0, 3)
+    rv_radii = np.array([rng.uniform(42, 49), rng.uniform(19, 25), rng.uniform(33, 42)]) * size
+    ra_centre = jitter([-4, 2, -46], 3)
+    la_centre = jitter([12, 36, 4], 3)
+    root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -12], [48, -8, -20], [72, -4, -20], [90, 8, -14], [98, 24, 0]], float)
+    root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
+    radius = rng.normal(15.5, 1.7)
+    root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
+    trunk = np.array([[32, -30, 14], [44, -26, 19], [58, -12, 22], [64, 8, 18]], float)
+    trunk += rng.normal(0, 2.0, trunk.shape)
+    trunk_radii = rng.normal(13.5, 1.3) * np.array([0.95, 1.0, 1.0, 0.95])
+    tricuspid = np.array([-4.0, -16.0, -24.0])
+    return EllipsoidHeart(
+        base=BASE, axes=axes, root=root, root_radii=root_radii, trunk=trunk, trunk_radii=trunk_radii,
+        la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(0.95 * inner[1], 0.95 * inner[2]),
+        papillary_radius=0.6 * inner[1],
+        left_out=unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0])),
+        right_out=unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)])),
+        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), 0.3, 9.0)), groove_mm=rng.uniform(18, 36),
+        lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
+        la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
+        ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
+        tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
+    )  # fmt: skip
+
+
+def _settle(heart: EllipsoidHeart, guide: np.ndarray, depth: float, rounds: int = 16) -> np.ndarray:
+    """Smooth the guide and lay it ``depth`` mm above the surface, ends fixed."""
+    line = resample(guide)
+    for _ in range(rounds):
+        smooth = gaussian_filter1d(line, 3.0, axis=0, mode="nearest")
+        line[1:-1] = smooth[1:-1]
+        sdf, gradient = surface_distance(heart, line)
+        # moves are smoothed too: in a narrow cleft the normals flip from point to point and would fold the line
+        move = gaussian_filter1d(np.clip((depth - sdf)[:, None] * gradient, -3, 3), 2.0, axis=0, mode="nearest")
+        line[1:-1] += move[1:-1]
+        line = resample(line)
+    return line
+
+
+def _lift(heart: EllipsoidHeart, point: np.ndarray, depth: float) -> np.ndarray:
+    """Move a point along the surface normal until it lies ``depth`` mm above the surface."""
+    for _ in range(12):
+        sdf, gradient = surface_distance(heart, point[None])
+        point = point + np.clip(depth - sdf[0], -4, 4) * gradient[0]
+    return point
+
+
+def _around(axis_a: np.ndarray, axis_b: np.ndarray, angle_deg: float) -> np.ndarray:
+    t = np.deg2rad(angle_deg)
+    return np.cos(t) * axis_a + np.sin(t) * axis_b
+
+
+def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
+    axis, to_rv, third = heart.axes
+    up = third if third[0] > 0 else -third  # towards the anterior interventricular groove
+    right_dominant = rng.random() < 0.85
+    female = 0.91 if rng.random() < 0.4 else 1.0
+    scale = female * rng.normal(1.0, 0.08)
+    depth = 2.6
+
+    def tapered(line: np.ndarray, first_mm: float, last_mm: float) -> np.ndarray:
+        return 0.5 * scale * np.linspace(first_mm, last_mm, len(line))
+
+    left_out, right_out = heart.left_out, heart.right_out
+    left_ostium, right_ostium = heart.ostia
+    reach_lm = left_ostium + rng.uniform(5, 13) * unit(left_out + np.array([0.0, -0.25, 0.1]))
+    bifurcation = _lift(heart, reach_lm, depth)
+    lm = _settle(heart, np.stack([left_ostium, 0.5 * (left_ostium + bifurcation), bifurcation]), depth, 4)
+
+    # anterior interventricular groove, base to apex
+    reach = heart.lv_outer[0]
+    septum = lambda t: heart.lv_centre + axis * t + to_rv * 0.85 * heart.lv_outer[1]  # noqa: E731
+    levels = np.linspace(-0.20, rng.uniform(0.75, 0.97), 7) * reach
+    turns = np.linspace(14, 0, 7)  # at the base the artery passes to the left of the pulmonary trunk
+    groove = [ray_out(heart, septum(t), _around(up, -to_rv, a), depth) for t, a in zip(levels, turns, strict=True)]
+    apex = heart.lv_centre + axis * (reach + depth)
+    lad = _settle(heart, np.stack([bifurcation, *groove, apex]), depth)
+    lad = lad[: max(60, round(rng.uniform(0.8, 1.0) * len(lad)))]
+    arteries = [
+        Artery("LM", VESSEL_INDEX["LM"], lm, tapered(lm, 4.5, 4.3)),
+        Artery("LAD", VESSEL_INDEX["LAD"], lad, tapered(lad, 3.7, 1.7)),
+    ]
+    lateral = -to_rv
+    for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
+        start = lad[int(share * len(lad))]
+        t0 = float((start - heart.lv_centre) @ axis)
+        turns = np.linspace(15, rng.uniform(45, 70), 4)
+        rows = [
+            ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), depth)
+            for a, t in zip(turns, np.linspace(t0 + 8, t0 + rng.uniform(30, 50), 4), strict=True)
+        ]
+        line = _settle(heart, np.stack([start, *rows]), depth, 6)
+        arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
+
+    # left atrioventricular groove
+    ring_centre = BASE + axis * 9.0  # on the ventricle's side of the groove: further back the atrium bulges over it
+    end_angle = rng.uniform(120, 150) if right_dominant else rng.uniform(165, 185)
+    ring = [ray_out(heart, ring_centre, _around(up, lateral, a), depth) for a in np.arange(25.0, end_angle, 15.0)]
+    lcx = _settle(heart, np.stack([bifurcation, *ring]), depth)
+    arteries.append(Artery("LCX", VESSEL_INDEX["LCX"], lcx, tapered(lcx, 3.4, 1.8)))
+    for number, share in enumerate(sorted(rng.uniform(0.3, 0.85, rng.integers(1, 4)))):
+        start = lcx[int(share * len(lcx))]
+        side = start - heart.lv_centre
+        side = unit(side - axis * (side @ axis))
+        t0 = float((start - heart.lv_centre) @ axis)
+        rows = [
+            ray_out(heart, heart.lv_centre + axis * t, side, depth) for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
+        ]
+        line = _settle(heart, np.stack([start, *rows]), depth, 6)
+        arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
+
+    # right atrioventricular groove: from the ostium to the front, the right margin, and back to the crux
+    n = heart.tricuspid_normal
+    front = unit(np.array([0.3, -1.0, 0.0]) - n * (np.array([0.3, -1.0, 0.0]) @ n))
+    down = np.cross(n, front)
+    down = down if down[0] < 0 else -down
+    angles = np.arange(25.0, rng.uniform(115, 140), 15.0)
+    ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth, outermost=True) for a in angles]
+    crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
+    rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
+    rca = push_out(heart, rca, depth, keep=6)  # in the cleft below the auricle the normals mislead
+    arteries.append(
+        Artery(
+            "RCA",
+            VESSEL_INDEX["RCA"],
+            rca,
+            tapered(rca, 3.9 if right_dominant else 2.8, 2.6 if right_dominant else 1.4),
+        )
+    )
+    rows = [ray_out(heart, septum(t), -up, depth) for t in np.linspace(-0.35, rng.uniform(0.1, 0.5), 5) * reach]
+    pda = _settle(heart, np.stack([crux, *rows]), depth, 6)
+    owner = "RCA" if right_dominant else "LCX"
+    arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
+
+    for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", lcx[6:])):
+        shift = unit(rng.normal(size=3)) * 1.0 + (lateral if name == "vein_anterior" else -axis)
+        vein = _settle(heart, source + 5.0 * unit(shift), 2.8, 4)
+        arteries.append(Artery(name, 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))
+    return arteries

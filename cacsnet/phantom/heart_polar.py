@@ -1,0 +1,301 @@
+"""Heart model ``polar``: surfaces as radius functions, built apart from the model ``ellipsoid``.
+
+The left ventricle is a bent body of revolution about its long axis with angular ripples; the right ventricle a crescent on
+it, given by its thickness over (height, angle); the atria are star-shaped bodies with a low-order radius function; the aortic
+root has three sinuses. Arteries are curves in the ventricle's (height, angle) coordinates: the interventricular grooves are
+the crescent's edges, the atrioventricular grooves rings; nothing is relaxed on the surface as in the other model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from cacsnet.labels import VESSEL_INDEX
+from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
+from cacsnet.phantom.heart import Artery, Heart, push_out, resample, unit
+
+DEPTH_MM = 2.6
+"""Height of the centrelines above the surface."""
+
+
+@dataclass
+class PolarHeart(Heart):
+    """Shape parameters. Angles in radians about the long axis: 0 = middle of the septum, positive towards the anterior groove.
+
+    Attributes:
+        length, radius: of the left ventricle's outer surface, mm.
+        wall: thickness of its myocardium, mm.
+        bend: sideways displacement of the long axis at the apex along ``axes`` 1 and 2, mm.
+        ripple: amplitudes of cos and sin of 2 and 3 times the angle.
+        crescent: thickness of the right ventricle, mm; edges: its half widths (anterior, inferior) at the base.
+        reach: share of the left ventricle's length that the right one spans.
+        tricuspid, tricuspid_normal: centre of the valve and direction from atrium to ventricle.
+        la_radius, ra_radius: mean radius; la_shape, ra_shape: [9] linear (3) and quadratic (6) terms of the radius function.
+        la_appendage, ra_appendage: polylines [n, 3]; their radii.
+    """
+
+    length: float
+    radius: float
+    wall: float
+    bend: np.ndarray
+    ripple: np.ndarray
+    crescent: float
+    edges: tuple[float, float]
+    reach: float
+    tricuspid: np.ndarray
+    tricuspid_normal: np.ndarray
+    la_radius: float
+    ra_radius: float
+    la_shape: np.ndarray
+    ra_shape: np.ndarray
+    la_appendage: np.ndarray
+    ra_appendage: np.ndarray
+    appendage_radii: tuple[float, float]
+
+    # -- coordinates ----------------------------------------------------------------------------------------------
+    def polar(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Height above the base (mm), distance from the bent axis (mm) and angle of points [3, ...]."""
+        q = torch.einsum("ij,j...->i...", torch.as_tensor(self.axes, dtype=p.dtype), p - vector(self.base, p))
+        share = (q[0] / self.length).clamp(-0.3, 1.2).square()
+        u, v = q[1] - float(self.bend[0]) * share, q[2] - float(self.bend[1]) * share
+        return q[0], (u.square() + v.square() + 1e-6).sqrt(), torch.atan2(v, u)
+
+    def at(self, height: np.ndarray, distance: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`polar`: points [n, 3]."""
+        share = np.clip(height / self.length, -0.3, 1.2) ** 2
+        u = distance * np.cos(angle) + self.bend[0] * share
+        v = distance * np.sin(angle) + self.bend[1] * share
+        return self.base + np.stack([height, u, v], -1) @ self.axes
+
+    def _spheroid(self, height: Tensor, distance: Tensor, angle: Tensor, thinner: float) -> Tensor:
+        """Signed distance to the ventricle's surface moved inwards by ``thinner``: half a spheroid below its widest level, a
+        slightly narrowing tube above it."""
+        widest = 0.30 * self.length
+        ripple = sum(
+            float(a) * f((k + 2) * angle) for k in range(2) for a, f in zip(self.ripple[k], (torch.cos, torch.sin), strict=True)
+        )
+        radius = self.radius * (1 + ripple) - thinner
+        long = self.length - 0.6 * thinner - widest
+        s = (height - widest).clamp_min(0)
+        k0 = ((distance / radius).square() + (s / long).square()).sqrt()
+        k1 = ((distance / radius.square()).square() + (s / long**2).square()).sqrt().clamp_min(1e-6)
+        below = k0 * (k0 - 1) / k1
+        narrow = 1 - 0.10 * ((widest - height).clamp_min(0) / widest).square()
+        return torch.where(height > widest, below, distance - radius * narrow)
+
+    # -- chambers -------------------------------------------------------------------------------------------------
+    def lv_outer_sdf(self, p: Tensor) -> Tensor:
+        height, distance, angle = self.polar(p)
+        return smooth_max(self._spheroid(height, distance, angle, 0.0), -height - 2.0, 6.0)
+
+    def lv_inner_sdf(self, p: Tensor) -> Tensor:
+        height, distance, angle = self.polar(p)
+        return smooth_max(self._spheroid(height, distance, angle, self.wall), -height, 4.0)
+
+    def rv_sdf(self, p: Tensor) -> Tensor:
+        height, distance, angle = self.polar(p)
+        septum = self._spheroid(height, distance, angle, 0.0)
+        end = self.reach * self.length
+        along = (height / end).clamp(-0.4, 1.0)
+        shrink = 1 - 0.35 * along.clamp_min(0)
+        edge = torch.where(angle > 0, torch.full_like(angle, self.edges[0]), torch.full_like(angle, self.edges[1])) * shrink
+        bump = (1 - (angle / edge).square()).clamp_min(-0.5)
+        thick = self.crescent * (1 - along.clamp_min(0).pow(2.2))
+        outer = (septum - (thick + 5.0) * bump.clamp_min(0).sqrt() - bump.clamp_max(0) * 20 + 5.0) * 0.75
+        body = smooth_max(smooth_max(outer, 0.5 - septum, 4.0), -height - 5.0, 6.0)
+        start = self.at(np.array([4.0]), np.array([self.radius + 0.5 * self.crescent]), np.array([0.55 * self.edges[0]]))[0]
+        outflow = capsule_chain(
+            p, torch.tensor(np.array([start, self.trunk[0]]), dtype=torch.float32), torch.tensor([16.0, 13.5])
+        )
+        return self.clear_of_ostia(smooth_min(body, smooth_max(outflow, 1.0 - septum, 4.0), 12.0), p)
+
+    def la_sdf(self, p: Tensor) -> Tensor:
+        return self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
+
+    def ra_sdf(self, p: Tensor) -> Tensor:
+        return self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
+
+    def _atrium(
+        self, p: Tensor, centre: np.ndarray, radius: float, shape: np.ndarray, appendage: np.ndarray, thickness: float
+    ) -> Tensor:
+        q = p - vector(centre, p)
+        r = q.square().sum(0).add(1e-6).sqrt()
+        z, y, x = q / r
+        terms = (z, y, x, z * z, y * y, x * x, z * y, z * x, y * x)
+        body = (r - radius * (1 + sum(float(a) * t for a, t in zip(shape, terms, strict=True)))) * 0.85
+        tube = capsule_chain(
+            p, torch.tensor(appendage, dtype=torch.float32), torch.linspace(1.2, 0.7, len(appendage)) * thickness
+        )
+        return self.clear_of_ostia(smooth_min(body, tube, 10.0), p)
+
+    def root_sdf(self, p: Tensor) -> Tensor:
+        """Ascending aorta with three sinuses above the valve."""
+        tube = super().root_sdf(p)
+        up = unit(self.root[1] - self.root[0])
+        side = unit(np.cross(up, np.array([0.0, 1.0, 0.0])))
+        middle = 0.4 * self.root[0] + 0.6 * self.root[1]
+        size = 0.62 * float(self.root_radii[1])
+        for turn in np.deg2rad([30, 150, 270]):
+            centre = middle + 0.62 * self.root_radii[1] * (np.cos(turn) * side + np.sin(turn) * np.cross(up, side))
+            tube = smooth_min(tube, (p - vector(centre, p)).square().sum(0).sqrt() - size, 5.0)
+        return tube
+
+    # -- coronary tree --------------------------------------------------------------------------------------------
+    def edge(self, height: np.ndarray, anterior: bool) -> np.ndarray:
+        """Angle of the interventricular groove at a height: the crescent's edge, a little beyond."""
+        share = np.clip(height / (self.reach * self.length), 0, 1)
+        return (self.edges[0] if anterior else -self.edges[1]) * (1 - 0.35 * share) * 1.03
+
+    def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM, smooth: float = 3.0) -> np.ndarray:
+        """Curve [n, 3] at heights and angles, its distance from the axis that of the first free place, smoothed."""
+        steps = np.arange(0.55 * self.radius, 85.0, 0.6)
+        n, m = len(height), len(steps)
+        places = self.at(np.repeat(height, m), np.tile(steps, n), np.repeat(angle, m))
+        solid = self.solid_sdf(torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)).numpy().reshape(n, m)
+        free = solid > depth
+        first = np.where(free.any(1), free.argmax(1), m - 1)
+        distance = steps[first]
+        smoothed = gaussian_filter1d(distance, smooth, mode="nearest")
+        return self.at(height, np.maximum(smoothed, distance - 1.5), angle)
+
+    def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
+        right_dominant = rng.random() < 0.85
+        scale = (0.91 if rng.random() < 0.4 else 1.0) * rng.normal(1.0, 0.08)
+
+        def artery(name: str, owner: str, line: np.ndarray, first_mm: float, last_mm: float) -> Artery:
+            line = resample(line)
+            share = np.linspace(0, 1, len(line)) ** 0.8
+            return Artery(name, VESSEL_INDEX[owner], line, 0.5 * scale * (first_mm + (last_mm - first_mm) * share))
+
+        def wave(n: int, amplitude: float) -> np.ndarray:
+            """Tortuosity: a smooth random curve that starts at 0."""
+            noise = gaussian_filter1d(rng.normal(size=n + 40), 6.0)[20 : 20 + n]
+            return amplitude * noise / max(noise.std(), 1e-6) * np.minimum(1, np.arange(n) / 12)
+
+        left_ostium, right_ostium = self.ostia
+        right_out = self.right_out
+
+        # left main: from the ostium to the top of the anterior groove
+        height = rng.uniform(-9.0, -4.0)
+        split = self.on_surface(np.full(3, height), np.full(3, self.edge(np.zeros(1), True)[0] + rng.uniform(0.15, 0.35)))[1]
+        way = split - left_ostium
+        length = np.linalg.norm(way)
+        split = left_ostium + way / length * np.clip(length, 6.0, 14.0)
+        lm = push_out(self, resample(np.stack([left_ostium, split])), 1.5, keep=3, rounds=4)
+        split = lm[-1]
+        arteries = [artery("LM", "LM", lm, 4.5, 4.3)]
+
+        def from_split(height: np.ndarray, angle: np.ndarray, start: np.ndarray) -> np.ndarray:
+            """A surface curve that leaves another artery at ``start`` and takes 12 mm to reach its own way."""
+            curve = self.on_surface(height, angle)
+            blend = np.clip(np.linalg.norm(curve - start, axis=1) / 12.0, 0, 1)[:, None]
+            reach = np.argmax(blend >= 1) or len(curve) - 1
+            mix = np.linspace(0, 1, reach + 1)[:, None]
+            joined = np.concatenate([(1 - mix) * start + mix * curve[: reach + 1], curve[reach + 1 :]])
+            return push_out(self, resample(joined), DEPTH_MM, keep=1)
+
+        end = rng.uniform(0.86, 1.0) * self.length
+        heights = np.linspace(0.0, end, 110)
+        lad = from_split(heights, self.edge(heights, True) + wave(110, 0.05), split)
+        arteries.append(artery("LAD", "LAD", lad, 3.7, 1.7))
+        for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
+            start = lad[int(share * len(lad))]
+            t0 = float((start - self.base) @ self.axes[0])
+            levels = np.linspace(t0 + 4, min(t0 + rng.uniform(30, 50), 0.85 * self.length), 40)
+            angles = self.edge(levels, True) + np.linspace(0.15, rng.uniform(0.6, 1.1), 40) + wave(40, 0.04)
+            arteries.append(artery(f"D{number + 1}", "LAD", from_split(levels, angles, start), 2.2, 1.2))
+
+        stop = np.pi + (np.deg2rad(rng.uniform(-25, 25)) if right_dominant else np.deg2rad(rng.uniform(35, 60)))
+        angles = np.linspace(self.edge(np.zeros(1), True)[0] + 0.45, stop, 90)
+        ring = rng.uniform(2.0, 7.0) + wave(90, 1.5)
+        lcx = from_split(ring, angles, split)
+        arteries.append(artery("LCX", "LCX", lcx, 3.4, 1.8))
+        for number, share in enumerate(sorted(rng.uniform(0.3, 0.9, rng.integers(1, 4)))):
+            index = int(share * (len(lcx) - 1))
+            q = (lcx[index] - self.base) @ self.axes.T
+            levels = np.linspace(q[0] + 5, q[0] + rng.uniform(30, 55), 40)
+            angles = np.full(40, np.arctan2(q[2], q[1])) + np.linspace(0, rng.uniform(-0.25, 0.25), 40) + wave(40, 0.04)
+            arteries.append(artery(f"OM{number + 1}", "LCX", from_split(levels, angles, lcx[index]), 2.2, 1.2))
+
+        # right atrioventricular groove: a ring around the tricuspid valve from the front over the right margin to the crux
+        normal = self.tricuspid_normal
+        front = unit(np.array([0.4, -1.0, 0.0]) - normal * (np.array([0.4, -1.0, 0.0]) @ normal))
+        down = np.cross(normal, front)
+        down = down if down[0] < 0 else -down
+        turn = np.linspace(np.deg2rad(20), np.deg2rad(rng.uniform(120, 140)), 80)
+        steps = np.arange(8.0, 75.0, 0.75)
+        rays = np.cos(turn)[:, None] * front + np.sin(turn)[:, None] * down
+        places = self.tricuspid + rays[:, None] * steps[:, None]
+        solid = self.solid_sdf(torch.tensor(places.reshape(-1, 3).T.copy(), dtype=torch.float32)).numpy().reshape(80, -1)
+        low = solid <= DEPTH_MM
+        last = np.where(low.any(1), low.shape[1] - 1 - low[:, ::-1].argmax(1), 0)
+        reach = gaussian_filter1d(steps[last], 3.0, mode="nearest") + DEPTH_MM * 0.3
+        ring_line = self.tricuspid + rays * (reach + wave(80, 0.8))[:, None] + normal * wave(80, 1.0)[:, None]
+        crux = self.on_surface(np.full(3, 3.0), np.full(3, self.edge(np.zeros(1), False)[0] - 0.1))[1]
+        rough = np.concatenate([[right_ostium, right_ostium + 6 * right_out], ring_line[4:], [crux]])
+        smooth = resample(rough)
+        smooth[4:-1] = gaussian_filter1d(smooth, 3.0, axis=0, mode="nearest")[4:-1]
+        rca = push_out(self, resample(smooth), DEPTH_MM, keep=6)
+        sizes = (3.9, 2.6) if right_dominant else (2.8, 1.4)
+        arteries.append(artery("RCA", "RCA", rca, *sizes))
+        levels = np.linspace(4.0, rng.uniform(0.45, 0.8) * self.length, 60)
+        pda = from_split(levels, self.edge(levels, False) + wave(60, 0.04), rca[-1])
+        arteries.append(artery("PDA", "RCA" if right_dominant else "LCX", pda, 2.3, 1.2))
+
+        levels = np.linspace(6.0, 0.8 * end, 80)
+        great = self.on_surface(levels, self.edge(levels, True) + 0.16 + wave(80, 0.03))
+        around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, np.pi + 0.9, 90)
+        sinus = self.on_surface(np.full(90, -1.0) + wave(90, 1.0), around, depth=3.2)
+        arteries.append(Artery("vein_anterior", 0, resample(great), np.full(len(resample(great)), rng.uniform(1.2, 2.0))))
+        line = resample(sinus)
+        arteries.append(Artery("vein_ring", 0, line, np.linspace(1.4, rng.uniform(3.0, 5.0), len(line))))
+        return arteries
+
+
+def draw_heart(rng: np.random.Generator) -> PolarHeart:
+    """One heart; everything follows from ``rng``."""
+    axis = unit(np.array([-0.48, -0.58, 0.66]) + rng.normal(0, 0.07, 3))
+    to_rv = np.array([-0.28, -0.70, -0.65]) + rng.normal(0, 0.06, 3)
+    to_rv = unit(to_rv - axis * (to_rv @ axis))
+    third = np.cross(axis, to_rv)
+    third = third if third[0] > 0 else -third  # positive angles lead to the anterior groove
+    axes = np.stack([axis, to_rv, third])
+    base = np.array([8.0, 12.0, 6.0]) + rng.normal(0, 1.5, 3)
+    length, radius, wall = rng.uniform(85, 99), rng.uniform(31.5, 38), rng.uniform(7.5, 12.0)
+    crescent = rng.uniform(24, 33)
+    tricuspid = base - 3 * axis + to_rv * (0.97 * radius + 0.5 * crescent) + third * rng.normal(0, 2)
+    normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
+    to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
+    ra_radius, la_radius = rng.uniform(26, 31), rng.uniform(25, 30)
+    ra_centre = tricuspid + to_atrium * 0.92 * ra_radius
+    la_centre = base + np.array([4.0, 23.0, -3.0]) + rng.normal(0, 2.5, 3)
+    valve = base + np.array([-2.0, -9.0, -6.0])
+    root = valve + np.array(
+        [[0, 0, 0], [11, -3, -5], [23, -8, -11], [44, -13, -17], [68, -10, -17], [86, 3, -11], [93, 19, 3]], float
+    )
+    root += np.cumsum(rng.normal(0, 0.8, root.shape), axis=0)
+    trunk = np.array([[31, -30, 13], [43, -27, 20], [57, -12, 24], [64, 8, 19]], float) + rng.normal(0, 1.5, (4, 3))
+    shape_sd = np.array([0.05] * 3 + [0.05] * 3 + [0.06] * 3)
+    return PolarHeart(
+        base=base, axes=axes, root=root, root_radii=rng.normal(15.3, 1.6) * np.array([0.86, 0.98, 0.96, 1.0, 1.02, 0.97, 0.92]),
+        trunk=trunk, trunk_radii=rng.normal(13.3, 1.3) * np.array([0.95, 1.0, 1.0, 0.97]),
+        la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(radius - wall, radius - wall),
+        papillary_radius=0.6 * (radius - wall),
+        left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
+        right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
+        fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), 0.4, 9.0)),
+        groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
+        ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
+        edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(70, 90)))), reach=rng.uniform(0.78, 0.90),
+        tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,
+        la_shape=np.array([0, 0, 0, -0.05, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
+        ra_shape=np.array([0, 0, 0, 0.14, 0.0, -0.14, 0, 0, 0]) + rng.normal(0, shape_sd),
+        la_appendage=la_centre + np.array([[4, -12, 24], [8, -24, 33], [10, -36, 38]]) + rng.normal(0, 1.5, (3, 3)),
+        ra_appendage=ra_centre + np.array([[14, -14, 4], [26, -26, 12], [30, -34, 24]]) + rng.normal(0, 1.5, (3, 3)),
+        appendage_radii=(rng.uniform(9, 12), rng.uniform(10, 13)),
+    )  # fmt: skip
