@@ -14,34 +14,52 @@ from types import EllipsisType
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from cacsnet.errors import ConfigError
+from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.phantom import heart_ellipsoid, heart_polar
-from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, smooth_max
+from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid
 from cacsnet.phantom.heart import Heart, random_rotation, unit
+from cacsnet.phantom.thorax import Thorax
+from cacsnet.phantom.thorax import tube as body_tube
+
 
 @dataclass(frozen=True)
 class Part:
     """One painted part: ``sdf`` (mm, negative inside); ``hu`` a value or a function of the points; label 0 = unlabelled,
-    None = keep the label that is there."""
+    None = keep the label that is there; ``fine``: too thin for the half grid."""
 
     name: str
     sdf: Callable[[View], Tensor]
     hu: float | Callable[[View], Tensor]
     label: int | None = 0
+    fine: bool = False
 
 
 class View:
     """Points [3, ...] of a grid or of a box of it in both frames, with the fields that several parts share.
 
-    Shared fields are computed once for the whole grid, on demand, and sliced for a box.
+    Shared fields are computed once for the whole grid, on demand, and sliced for a box. What is smooth is evaluated on the
+    half grid (every second point) and interpolated.
     """
 
-    def __init__(self, patient: Patient, thorax: Tensor, heart: Tensor, root: View | None = None, block: Block = ()):
+    def __init__(
+        self, patient: Patient, thorax: Tensor, heart: Tensor, root: View | None = None, block: Block = (),
+        half: View | None = None,
+    ) -> None:  # fmt: skip
         self.patient, self.thorax, self.heart = patient, thorax, heart
-        self.root, self.block = root, block
+        self.root, self.block, self.half = root, block, half
         self.fields: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, patient: Patient, points: Tensor) -> View:
+        """View of patient points [3, z, y, x] (mm) on a regular grid with an odd number of points along each axis."""
+        if not all(size % 2 for size in points.shape[1:]):
+            raise ArgumentError("needs an odd number of points along each axis", field="points", value=tuple(points.shape))
+        thorax = patient.to_thorax(points[:, ::2, ::2, ::2])
+        half = cls(patient, thorax, patient.to_heart(thorax))
+        return cls(patient, doubled(half.thorax), doubled(half.heart), half=half)
 
     def box(self, block: Block) -> View:
         inner = (slice(None), *block)
@@ -59,8 +77,20 @@ class View:
             inner: tuple[EllipsisType | slice, ...] = (..., *self.block)
             return self.root.field(name)[inner]
         if name not in self.fields:
-            self.fields[name] = self.patient.fields[name](self)
+            at_full = self.half is None or name in FINE_FIELDS
+            self.fields[name] = self.patient.fields[name](self) if at_full else doubled(self.half.field(name))  # type: ignore[union-attr]
         return self.fields[name]
+
+
+FINE_FIELDS = ("texture",)
+
+
+def doubled(values: Tensor) -> Tensor:
+    """[..., z, y, x] on every second point to [..., 2 z - 1, 2 y - 1, 2 x - 1] on all, trilinear."""
+    flat = values.reshape(1, -1, *values.shape[-3:])
+    size = [2 * n - 1 for n in values.shape[-3:]]
+    out = functional.interpolate(flat, size=size, mode="trilinear", align_corners=True)
+    return out.reshape(*values.shape[:-3], *size)
 
 
 Block = tuple[slice, ...]
@@ -119,9 +149,7 @@ class Patient:
         ConfigError: unknown heart model.
     """
 
-    def __init__(
-        self, seed: int, enhanced: bool = False, wide: bool | None = None, heart_model: str = "ellipsoid"
-    ) -> None:
+    def __init__(self, seed: int, enhanced: bool = False, wide: bool | None = None, heart_model: str = "ellipsoid") -> None:
         if heart_model not in HEART_MODELS:
             raise ConfigError(f"unknown; known are {', '.join(HEART_MODELS)}", field="heart_model", value=heart_model)
         rng = np.random.default_rng([seed, 1])
@@ -130,24 +158,18 @@ class Patient:
         self.heart = HEART_MODELS[heart_model](np.random.default_rng([seed, 4]))
         self.tissue = draw_tissue(rng, enhanced)
         self.sheath_mm = float(np.clip(rng.normal(1.2 + 0.25 * self.heart.fat_mm, 0.5), 0.6, 3.5))
-        # thorax frame: origin at the heart's centre too
-        self.midline = rng.normal(-8, 7)
-        self.half_width = rng.uniform(118, 152)
-        self.half_depth = rng.uniform(74, 98)
-        self.subcutaneous = float(np.clip(rng.gamma(2.2, 8), 4, 60))
-        self.wall = rng.uniform(14, 28)
-        self.dome = np.array([rng.uniform(-46, -22), rng.uniform(-54, -34)])  # top of the diaphragm, right and left
-        self.rib_step = rng.uniform(22, 28)
-        self.rib_phase = rng.uniform(0, 28)
-        self.rib_slope = rng.uniform(55, 85)
-        self.spine_phase = rng.uniform(0, 28)
-        self.sternum_half = rng.uniform(14, 20)
-        self.descending_radius = rng.uniform(10.5, 15)
-        self.pad_radii = rng.uniform(10, 34, (2, 3)) * (rng.random((2, 1)) < 0.8)
         spread = 1.6 if self.wide else 1.0
         self.heart_rotation = random_rotation(rng, (9 * spread, 6 * spread, 8 * spread))
-        self.heart_scale = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.88, 1.24))
         self.body_rotation = random_rotation(rng, (4 * spread, 3, 3))
+        self.heart_scale = 1.0
+        size = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.86, 1.26))
+        front, bottom = self._heart_extent(size)
+        self.thorax = Thorax(rng, front, bottom)
+        # a wide chest holds a large heart
+        self.heart_scale = size * float(np.clip((self.thorax.half_width / 135) ** 0.5, 0.92, 1.08))
+        self.descending_radius = rng.uniform(10.5, 15)
+        before_spine = self.thorax.spine_y - 16 - self.descending_radius + rng.uniform(-3, 6)
+        self.descending = np.array([0.0, before_spine, self.thorax.midline + rng.uniform(8, 24)])
         self.warp = Lattice(rng, rng.uniform(45, 80), 3)
         self.warp_mm = rng.uniform(1.0, 3.2) * spread
         self.fine_warp = Lattice(rng, 22.0, 3)
@@ -155,18 +177,14 @@ class Patient:
         self.texture = Lattice(rng, 9.0, 2)
         self.coarse_texture = Lattice(rng, 40.0, 2)
         self.lung_lines = Lattice(rng, rng.uniform(14, 22), 2)
+        self.thymus_hu = float(rng.uniform(-95, 20))
         self.clutter = [self._draw_clutter(rng) for _ in range(rng.poisson(10 if self.wide else 4))]
-        self.chest_y = self._heart_front() - rng.uniform(-3, 8) + self.half_depth
-        spine_y = self.chest_y + self.half_depth - 4
-        self.descending = np.array(
-            [0.0, spine_y - 16 - self.descending_radius + rng.uniform(-3, 6), self.midline + rng.uniform(8, 24)]
-        )
         self.fields: dict[str, Callable[[View], Tensor]] = {
-            "ring": lambda v: torch.stack(self._ring(v.thorax)),
+            "ring": lambda v: self.thorax.ring(v.thorax),
             "texture": lambda v: self.texture(v.thorax),
             "coarse_texture": lambda v: self.coarse_texture(v.thorax),
             "sac": self._sac_field,
-            "diaphragm": lambda v: self._diaphragm(v.thorax),
+            "diaphragm": lambda v: self.thorax.diaphragm(v.thorax),
         }
 
     # -- frames ---------------------------------------------------------------------------------------------------
@@ -190,12 +208,12 @@ class Patient:
             p = rigid - self.warp_mm * self.warp(p) - self.fine_warp_mm * self.fine_warp(p)
         return p.T.numpy().astype(float)
 
-    def _heart_front(self) -> float:
-        """Foremost y (mm, thorax frame) of the heart, on an 8 mm grid."""
-        axes = [torch.arange(-88.0, 96.0, 8.0)] * 3
+    def _heart_extent(self, scale: float) -> tuple[float, float]:
+        """Foremost y and lowest z (mm, thorax frame) of the heart of a given scale, on an 8 mm grid."""
+        axes = [torch.arange(-96.0, 104.0, 8.0)] * 3
         p = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        inside = self.heart.muscle_sdf(self.to_heart(p)) < 0
-        return float(p[1][inside].min()) - 4.0
+        inside = self.heart.muscle_sdf(self.to_heart(p / scale)) < 0
+        return float(p[1][inside].min()) - 4.0, float(p[0][inside].min()) - 4.0
 
     def _sac_field(self, v: View) -> Tensor:
         """Distance to the pericardial sac where it is near, 30 mm elsewhere."""
@@ -206,105 +224,6 @@ class Patient:
         if block is not None:
             out[block] = self.heart.sac_sdf(v.heart[(slice(None), *block)]) * self.heart_scale
         return out
-
-    # -- thorax ---------------------------------------------------------------------------------------------------
-    def _ring(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance outside the thoracic cavity's wall (mm) and angle from the spine (0) over the side to the front (pi)."""
-        z, y, x = p[0], p[1] - self.chest_y, p[2] - self.midline
-        taper = (1 - ((z - 10).clamp_min(0) / 190).square()).clamp_min(0.15).sqrt()
-        a, b = self.half_width * taper, self.half_depth * (0.4 + 0.6 * taper)
-        power = 2.3
-        k = ((x.abs() / a) ** power + (y.abs() / b) ** power) ** (1 / power)
-        radius = (x.square() + y.square()).sqrt().clamp_min(1.0)
-        distance = radius * (1 - 1 / k.clamp_min(1e-3))
-        return distance, torch.atan2(x.abs() / a, y / b)
-
-    def _body(self, v: View) -> Tensor:
-        return v.field("ring")[0] - self.wall - self.subcutaneous
-
-    def _muscle(self, v: View) -> Tensor:
-        distance, angle = v.field("ring")
-        back = (1 - angle / 1.2).clamp_min(0) * 26
-        front = ((angle - 2.0) / 1.1).clamp_min(0) * 0.35 * self.wall
-        return torch.maximum(distance - self.wall - back + front, self._body(v) + 3)
-
-    def _diaphragm(self, p: Tensor) -> Tensor:
-        """Height above the diaphragm (mm): a dome on each side, a saddle under the heart, steep to the wall."""
-        x, y = p[2] - self.midline, p[1] - self.chest_y
-        side = torch.sigmoid(x / 12)
-        top = self.dome[0] * (1 - side) + self.dome[1] * side
-        away = x.abs() - 0.5 * self.half_width
-        drop = torch.where(away > 0, 30.0, 9.0) * (away / 65).square()
-        drop = drop + ((y + 5) / 75).square() * 30 + y.clamp_min(0) * 0.25
-        return p[0] - (top - drop)
-
-    def _lung(self, v: View) -> Tensor:
-        z, y, x = v.thorax[0], v.thorax[1], v.thorax[2] - self.midline
-        upper = ((z - 20) / 60).clamp(0, 1)
-        half = 24 + 8 * upper - 14 * ((y - self.chest_y - 10) / 60).clamp(0, 1) - 12 * ((-y - 30) / 30).clamp(0, 1)
-        out = torch.maximum(v.field("ring")[0] + 3.5, half.clamp_min(3.0) - x.abs())
-        out = torch.maximum(out, 1.0 - torch.minimum(v.field("sac"), self._pads(v)))
-        return torch.maximum(out, 3.0 - v.field("diaphragm"))
-
-    def _pads(self, v: View) -> Tensor:
-        """Cardiophrenic fat pads, right and left of the heart's lower front edge."""
-        p = v.thorax
-        out = torch.full(p.shape[1:], 1e3, dtype=p.dtype)
-        for centre, radii in zip(((-44, -38, -48), (-46, -42, 62)), self.pad_radii, strict=True):
-            if radii.min() > 0:
-                out = torch.minimum(out, ellipsoid(p, centre, None, radii))
-        return out
-
-    def _ribs(self, v: View) -> tuple[Tensor, Tensor]:
-        distance, angle = v.field("ring")
-        height = v.thorax[0] + self.rib_slope * (angle / np.pi) ** 1.5 + self.rib_phase
-        height = torch.remainder(height, self.rib_step) - self.rib_step / 2
-        sdf = ((distance - 5.0).square() / (4.2 / 6.5) ** 2 + height.square()).sqrt() - 6.5
-        return sdf * 0.7, angle
-
-    def _rib(self, v: View) -> Tensor:
-        sdf, angle = self._ribs(v)
-        return torch.maximum(sdf, (angle - 2.35) * 60)
-
-    def _cartilage(self, v: View) -> Tensor:
-        sdf, angle = self._ribs(v)
-        edge = (self.sternum_half - (v.thorax[2] - self.midline).abs()) + 2
-        return torch.maximum(torch.maximum(sdf - 0.5, (2.35 - angle) * 60), edge)
-
-    def _sternum(self, v: View) -> Tensor:
-        distance, angle = v.field("ring")
-        front = torch.where(angle > 1.6, distance - 6.0, torch.full_like(distance, 1e3))
-        p = v.thorax
-        wide = self.sternum_half * (1.25 - 0.25 * torch.tanh((30 - p[0]) / 30))
-        box = smooth_max(front.abs() - 6.0, (p[2] - self.midline).abs() - wide, 5.0)
-        return torch.maximum(box, -70 - p[0])
-
-    def _spine_axes(self, v: View) -> tuple[Tensor, Tensor, Tensor]:
-        p = v.thorax
-        z = torch.remainder(p[0] + self.spine_phase, 26.0) - 13.0
-        return z, p[1] - (self.chest_y + self.half_depth - 4), p[2] - self.midline
-
-    def _vertebra(self, v: View) -> Tensor:
-        z, y, x = self._spine_axes(v)
-        waist = 1.0 - 0.10 * torch.cos(z / 13 * np.pi * 0.9).clamp_min(0)
-        body = ((y / 15.5).square() + (x / 20).square()).sqrt() * 16 - 16 * waist
-        return smooth_max(body, z.abs() - 10.5, 3.0)
-
-    def _disc(self, v: View) -> Tensor:
-        _, y, x = self._spine_axes(v)
-        return ((y / 15).square() + (x / 19).square()).sqrt() * 15 - 15
-
-    def _canal(self, v: View) -> Tensor:
-        _, y, x = self._spine_axes(v)
-        return ((y - 24).square() + x.square()).sqrt() - 8.5
-
-    def _processes(self, v: View) -> Tensor:
-        z, y, x = self._spine_axes(v)
-        arch = ((y - 24).square() + x.square()).sqrt() - 14.0
-        spinous = torch.maximum(torch.maximum(x.abs() - 3.5, (y - 42).abs() - 14), z.abs() - 9)
-        transverse = torch.maximum(torch.maximum(x.abs() - 34, (y - 24 - 0.2 * x.abs()).abs() - 5), (z - 2).abs() - 6)
-        processes = torch.minimum(torch.minimum(arch, spinous), transverse)
-        return torch.maximum(processes, -self._canal(v))
 
     def _draw_clutter(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
         """A blob or tube somewhere in the chest: centre, half length vector, radius (mm) and HU offset."""
@@ -330,49 +249,72 @@ class Patient:
         def bone(v: View) -> Tensor:
             return t.trabecular * (1 + 0.35 * v.field("texture")[0] + 0.25 * v.field("coarse_texture")[1])
 
-        def abdomen(v: View) -> Tensor:
-            shape, pattern = v.field("coarse_texture")
-            liver = torch.sigmoid((18 + 14 * shape - (v.thorax[2] - self.midline)) / 2)
-            gut = torch.where(pattern > 1.0, -700.0, torch.where(pattern > -0.1, 35.0, t.fat))
-            return liver * t.liver + (1 - liver) * gut
+        def muscle(v: View) -> Tensor:
+            fine, streaks = v.field("texture")
+            return t.muscle + 9 * fine - 60 * (streaks - 1.3).clamp(0, 1)  # fat between the fibres
+
+        def diaphragm(v: View) -> Tensor:
+            return torch.maximum(v.field("ring")[0] + 1.0, (v.field("diaphragm") - 1.0).abs() - 1.2)
 
         def beside(place: np.ndarray, *offset: float) -> list[float]:
             return list(place + np.array(offset))
 
-        def tube(line: Sequence[Sequence[float]], radii: Sequence[float], frame: str = "heart") -> Callable[[View], Tensor]:
+        def tube(line: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
             nodes, sizes = torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32)
-            if frame == "heart":
-                return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
-            return lambda v: capsule_chain(v.thorax, nodes, sizes)
+            return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
 
         def chamber(sdf: Callable[[Tensor], Tensor]) -> Callable[[View], Tensor]:
             return lambda v: sdf(v.heart) * scale
 
         hu = {name: t.chamber_hu.get(name, t.blood) for name in ("lv", "rv", "la", "ra", "aorta", "trunk")}
-        m, d, dr = self.midline, self.descending, self.descending_radius
+        chest, d, dr = self.thorax, self.descending, self.descending_radius
+        m, y0 = chest.midline, chest.chest_y
         la, ra = heart.la_centre, heart.ra_centre
         arch = [list(heart.root[-1]), [96, 42, 12]]
         aorta_line = [[-150, d[1] + 6, d[2] - 8], [0, d[1], d[2]], [70, d[1] - 4, d[2]], [95, 40, d[2] - 2]]
         right_artery = [[62, 10, 12], [56, 20, -18], [48, 28, -58]]
         left_artery = [[64, 8, 18], [64, 32, 36], [48, 48, 52]]
         cava: list[list[float]] = [beside(ra, 22, 4, 4), [60, 4, -44], [120, 6, -40]]
+        neck = [[[98, 14, 0], [150, 8, -22]], [[100, 22, 4], [165, 14, 22]], [[98, 32, 10], [160, 30, 34]]]
+        left_vein = [[132, -4, 52], [116, -6, 20], [104, 2, -38]]
+        azygos = [[-120, chest.spine_y - 22, m - 8], [80, chest.spine_y - 24, m - 10], [84, 30, -34]]
+
+        def upper_vessels(v: View) -> Tensor:
+            out = torch.full(v.heart.shape[1:], 1e3)
+            for line, radius in zip(neck, (6.5, 4.0, 5.0), strict=True):
+                out = torch.minimum(out, tube(line, [radius, 0.9 * radius])(v))
+            return torch.minimum(out, tube(left_vein, [7.0, 7.0, 8.0])(v))
+
+        def thymus(v: View) -> Tensor:
+            return ellipsoid(v.thorax, (82, y0 - chest.half_depth + 26, m + 6), None, (42, 16, 26))
+
         parts = [
-            Part("skin", self._body, 20.0),
-            Part("subcutaneous_fat", lambda v: self._body(v) + 2.0, textured(t.fat, 8)),
-            Part("muscle", self._muscle, textured(t.muscle, 9)),
+            Part("table", chest.table, -60.0, fine=True),
+            Part("skin", chest.body, 20.0),
+            Part("subcutaneous_fat", lambda v: chest.body(v) + 2.0, textured(t.fat, 8)),
+            Part("gland", chest.gland, lambda v: t.fat + 70 * v.field("texture")[0].clamp_min(0)),
+            Part("muscle", chest.muscle, muscle),
+            Part("shoulder_cortex", chest.shoulder_bones, textured(0.8 * t.cortical, 60), fine=True),
+            Part("shoulder_marrow", lambda v: chest.shoulder_bones(v) + 2.0, bone, fine=True),
             Part("mediastinum", lambda v: v.field("ring")[0] + 1.0, textured(t.fat, 10)),
-            Part("abdomen", lambda v: torch.maximum(v.field("ring")[0] + 1.0, v.field("diaphragm")), abdomen),
-            Part("lung", self._lung, lung),
-            Part("pads", self._pads, textured(t.fat, 8)),
-            Part("oesophagus", tube([[-90, d[1] - 10, m + 4], [100, d[1] - 6, m]], [8, 7], "thorax"), textured(35, 12)),
-            Part("descending_aorta", tube(aorta_line, [dr, dr, dr, dr], "thorax"), hu["aorta"]),
-            Part("trachea", tube([[150, 22, m], [66, 34, m + 2]], [9, 9], "thorax"), -990.0),
-            Part("bronchus_right", tube([[66, 34, m + 1], [44, 44, m - 34]], [7.5, 6], "thorax"), -990.0),
-            Part("bronchus_left", tube([[66, 34, m + 3], [46, 46, m + 42]], [7, 5.5], "thorax"), -990.0),
+            Part("abdomen", lambda v: torch.maximum(v.field("ring")[0] + 1.0, v.field("diaphragm")),
+                 lambda v: chest.abdomen_hu(v, t.liver, t.fat)),
+            Part("diaphragm", diaphragm, t.muscle, fine=True),
+            Part("lung", chest.lung, lung),
+            Part("pads", chest.pads, textured(t.fat, 8)),
+            Part("thymus", thymus, lambda v: self.thymus_hu + 12 * v.field("texture")[0]),
+            Part("oesophagus", body_tube([[-90, d[1] - 10, m + 4], [100, d[1] - 6, m]], [8, 7]), textured(35, 12)),
+            Part("azygos", body_tube(azygos, [4, 5, 5]), hu["ra"], fine=True),
+            Part("descending_aorta", body_tube(aorta_line, [dr, dr, dr, dr]), hu["aorta"]),
+            Part("trachea_wall", body_tube([[150, 22, m], [66, 34, m + 2]], [10.5, 10.5]), 40.0, fine=True),
+            Part("trachea", body_tube([[150, 22, m], [66, 34, m + 2]], [9, 9]), -990.0, fine=True),
+            Part("bronchus_right", body_tube([[66, 34, m + 1], [44, 44, m - 34]], [7.5, 6]), -990.0, fine=True),
+            Part("bronchus_left", body_tube([[66, 34, m + 3], [46, 46, m + 42]], [7, 5.5]), -990.0, fine=True),
+            Part("upper_vessels", upper_vessels, hu["aorta"], fine=True),
             Part("pulmonary_right", tube(right_artery, [11, 10, 8]), hu["trunk"], s["pulmonary_artery"]),
             Part("pulmonary_left", tube(left_artery, [11, 11, 8]), hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
-            Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle),
+            Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle, fine=True),
             Part("veins_right", tube([beside(la, 2, 6, -26), beside(la, 2, 14, -66)], [8, 6]), hu["la"]),
             Part("veins_left", tube([beside(la, 2, 8, 26), beside(la, 4, 20, 60)], [8, 6]), hu["la"]),
             Part("vena_cava_superior", tube(cava, [10, 9.5, 9]), hu["ra"]),
@@ -383,29 +325,36 @@ class Patient:
             Part("left_atrium", chamber(heart.la_sdf), hu["la"], s["left_atrium"]),
             Part("myocardium", chamber(heart.lv_outer_sdf), textured(t.myocardium, 3), s["myocardium"]),
             Part("left_ventricle", chamber(heart.lv_inner_sdf), hu["lv"], s["left_ventricle"]),
+            Part("papillary_muscles", chamber(heart.papillary_sdf), textured(t.myocardium, 3), None, fine=True),
             Part("trunk", chamber(heart.trunk_sdf), hu["trunk"], s["pulmonary_artery"]),
             Part("arch", tube(arch, [0.9 * heart.root_radii[-1], dr]), hu["aorta"]),
             Part("aorta", chamber(heart.root_sdf), hu["aorta"], s["aorta"]),
-            Part("cartilage", self._cartilage, textured(t.cartilage, 15)),
-            Part("rib_cortex", self._rib, textured(t.cortical, 60)),
-            Part("rib_marrow", lambda v: self._rib(v) + 1.6, bone),
-            Part("sternum_cortex", self._sternum, textured(0.6 * t.cortical, 40)),
-            Part("sternum_marrow", lambda v: self._sternum(v) + 1.7, bone),
-            Part("disc", self._disc, textured(85, 8)),
-            Part("vertebra_cortex", self._vertebra, textured(0.8 * t.cortical, 60)),
-            Part("vertebra_marrow", lambda v: self._vertebra(v) + 1.7, bone),
-            Part("posterior_elements", self._processes, lambda v: 1.6 * bone(v)),
-            Part("canal", self._canal, 30.0),
-        ]
+            Part("cartilage", chest.cartilage, textured(t.cartilage, 15), fine=True),
+            Part("rib_cortex", chest.rib, textured(t.cortical, 60), fine=True),
+            Part("rib_marrow", lambda v: chest.rib(v) + 1.6, bone, fine=True),
+            Part("sternum_cortex", chest.sternum, textured(0.6 * t.cortical, 40), fine=True),
+            Part("sternum_marrow", lambda v: chest.sternum(v) + 1.7, bone, fine=True),
+            Part("disc", chest.disc, textured(85, 8), fine=True),
+            Part("vertebra_cortex", chest.vertebra, textured(0.8 * t.cortical, 60), fine=True),
+            Part("vertebra_marrow", lambda v: chest.vertebra(v) + 1.7, bone, fine=True),
+            Part("posterior_elements", chest.processes, lambda v: 1.6 * bone(v), fine=True),
+            Part("canal", chest.canal, 30.0, fine=True),
+        ]  # fmt: skip
+        after_lung = next(i for i, part in enumerate(parts) if part.name == "lung") + 1
+        for line, radii in chest.branches:
+            inside_lung = Part("lung_vessel", body_tube(line, radii), hu["la"], fine=True)
+            parts.insert(after_lung, inside_lung)
         for centre, direction, radius, offset in self.clutter:
             line = np.stack([centre - direction, centre + direction + 0.01])
-            blob = Part("clutter", tube(line.tolist(), [radius, radius], "thorax"), offset + 20.0, None)
-            parts.insert(6 if offset > 0 else len(parts) - 10, blob)
+            blob = Part("clutter", body_tube(line, [radius, radius]), offset + 20.0, None, fine=True)
+            parts.insert(after_lung if offset > 0 else len(parts) - 10, blob)
         return parts
 
     def shading(self, v: View) -> Tensor:
         """Slow cupping, +- 10 HU at most."""
-        return (3.0 * self.coarse_texture(v.thorax * 0.3)[0]).clamp(-10, 10)
+        half = v.half or v
+        slow = (3.0 * self.coarse_texture(half.thorax * 0.3)[0]).clamp(-10, 10)
+        return doubled(slow) if v.half else slow
 
 
 def block_of(near: Tensor, step: int, shape: Sequence[int]) -> Block | None:

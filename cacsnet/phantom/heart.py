@@ -114,6 +114,15 @@ class Heart(ABC):
         """Pulmonary trunk."""
         return _tube(p, self.trunk, self.trunk_radii)
 
+    def papillary_sdf(self, p: Tensor) -> Tensor:
+        """The two papillary muscles of the left ventricle: cones along its long axis at the free wall."""
+        out = torch.full(p.shape[1:], 1e3)
+        for angle in (2.2, -2.2):  # from the septum's middle, towards the anterior and the inferior free wall
+            side = np.cos(angle) * self.axes[1] + np.sin(angle) * self.axes[2]
+            line = self.base + np.outer([30.0, 56.0], self.axes[0]) + 0.95 * self.papillary_radius * side
+            out = torch.minimum(out, _tube(p, line, np.array([3.0, 5.5])))
+        return out
+
     @property
     def ostia(self) -> tuple[np.ndarray, np.ndarray]:
         """Left and right coronary ostium, in the sinuses above the valve."""

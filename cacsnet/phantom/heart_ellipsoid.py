@@ -69,6 +69,7 @@ class EllipsoidHeart(Heart):
 
 def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     """One heart; everything follows from ``rng``."""
+
     def jitter(values: list[float], sd: float) -> np.ndarray:
         return np.asarray(values) + rng.normal(0, sd, 3)
 

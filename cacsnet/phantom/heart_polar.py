@@ -76,10 +76,9 @@ class PolarHeart(Heart):
         """Signed distance to the ventricle's surface moved inwards by ``thinner``: half a spheroid below its widest level, a
         slightly narrowing tube above it."""
         widest = 0.30 * self.length
-        ripple = sum(
-            float(a) * f((k + 2) * angle) for k in range(2) for a, f in zip(self.ripple[k], (torch.cos, torch.sin), strict=True)
-        )
-        radius = self.radius * (1 + ripple) - thinner
+        radius = torch.full_like(angle, self.radius - thinner)
+        for k, (even, odd) in enumerate(self.ripple.tolist(), start=2):
+            radius = radius + self.radius * (even * torch.cos(k * angle) + odd * torch.sin(k * angle))
         long = self.length - 0.6 * thinner - widest
         s = (height - widest).clamp_min(0)
         k0 = ((distance / radius).square() + (s / long).square()).sqrt()
@@ -163,6 +162,14 @@ class PolarHeart(Heart):
         smoothed = gaussian_filter1d(distance, smooth, mode="nearest")
         return self.at(height, np.maximum(smoothed, distance - 1.5), angle)
 
+    def _reach(self, centre: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        """How far the solid reaches along rays [n, 3] from their centre ([3] or [n, 3]), mm [n], plus the arteries' height."""
+        steps = np.arange(8.0, 75.0, 0.75)
+        places = np.atleast_2d(centre)[:, None] + rays[:, None] * steps[:, None]
+        p = torch.tensor(np.ascontiguousarray(places.reshape(-1, 3).T), dtype=torch.float32)
+        low = self.solid_sdf(p).numpy().reshape(len(rays), -1) <= DEPTH_MM
+        return steps[np.where(low.any(1), low.shape[1] - 1 - low[:, ::-1].argmax(1), 0)]
+
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         right_dominant = rng.random() < 0.85
         scale = (0.91 if rng.random() < 0.4 else 1.0) * rng.normal(1.0, 0.08)
@@ -227,15 +234,14 @@ class PolarHeart(Heart):
         front = unit(np.array([0.4, -1.0, 0.0]) - normal * (np.array([0.4, -1.0, 0.0]) @ normal))
         down = np.cross(normal, front)
         down = down if down[0] < 0 else -down
-        turn = np.linspace(np.deg2rad(20), np.deg2rad(rng.uniform(120, 140)), 80)
-        steps = np.arange(8.0, 75.0, 0.75)
+        turn = np.linspace(np.deg2rad(20), np.deg2rad(rng.uniform(112, 132)), 80)
         rays = np.cos(turn)[:, None] * front + np.sin(turn)[:, None] * down
-        places = self.tricuspid + rays[:, None] * steps[:, None]
-        solid = self.solid_sdf(torch.tensor(places.reshape(-1, 3).T.copy(), dtype=torch.float32)).numpy().reshape(80, -1)
-        low = solid <= DEPTH_MM
-        last = np.where(low.any(1), low.shape[1] - 1 - low[:, ::-1].argmax(1), 0)
-        reach = gaussian_filter1d(steps[last], 3.0, mode="nearest") + DEPTH_MM * 0.3
-        ring_line = self.tricuspid + rays * (reach + wave(80, 0.8))[:, None] + normal * wave(80, 1.0)[:, None]
+        shifts = np.linspace(-12, 3, 6)  # along the valve's normal: the groove is where atrium and ventricle reach least far
+        reach = np.stack([self._reach(self.tricuspid + shift * normal, rays) for shift in shifts])
+        shift = gaussian_filter1d(shifts[reach.argmin(0)], 6.0, mode="nearest")
+        groove = self.tricuspid + shift[:, None] * normal
+        distance = gaussian_filter1d(self._reach(groove, rays), 3.0, mode="nearest") + 0.3 * DEPTH_MM + wave(80, 0.8)
+        ring_line = groove + rays * distance[:, None] + normal * wave(80, 1.0)[:, None]
         crux = self.on_surface(np.full(3, 3.0), np.full(3, self.edge(np.zeros(1), False)[0] - 0.1))[1]
         rough = np.concatenate([[right_ostium, right_ostium + 6 * right_out], ring_line[4:], [crux]])
         smooth = resample(rough)
@@ -271,7 +277,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     tricuspid = base - 3 * axis + to_rv * (0.97 * radius + 0.5 * crescent) + third * rng.normal(0, 2)
     normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
     to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
-    ra_radius, la_radius = rng.uniform(26, 31), rng.uniform(25, 30)
+    ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25, 30)
     ra_centre = tricuspid + to_atrium * 0.92 * ra_radius
     la_centre = base + np.array([4.0, 23.0, -3.0]) + rng.normal(0, 2.5, 3)
     valve = base + np.array([-2.0, -9.0, -6.0])

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from cacsnet.labels import STRUCTURE_INDEX
-from cacsnet.phantom.anatomy import Block, Patient, View, block_of
-from cacsnet.phantom.heart import Artery
+from cacsnet.phantom.anatomy import Block, Patient, View, block_of, doubled
 from cacsnet.phantom.fields import capsule_chain
+from cacsnet.phantom.heart import Artery
 
 THIN = 8
 AREA_MARGIN_MM = 1.5
@@ -62,26 +62,38 @@ def _paint(
 def render(
     patient: Patient, arteries: Sequence[Artery], origin_mm: Sequence[float], step_mm: float, shape: Sequence[int]
 ) -> Anatomy:
-    """Paint the box. ``shape`` in voxels; float32 throughout; deterministic."""
-    thorax = patient.to_thorax(grid_points(origin_mm, (step_mm,) * 3, shape))
-    view = View(patient, thorax, patient.to_heart(thorax))
+    """Paint the box. ``shape`` in voxels; float32 throughout; deterministic.
+
+    Smooth parts are evaluated on every second point and interpolated: a surface of 20 mm radius moves by step² / (2 · 20 mm),
+    0.1 mm for 2 mm voxels.
+    """
+    odd = [size + 1 - size % 2 for size in shape]
+    view = View.of(patient, grid_points(origin_mm, (step_mm,) * 3, odd))
     thin = view.thinned(THIN)
+    assert view.half is not None
     reach = THIN * step_mm * 1.9
-    hu = torch.full(tuple(shape), -1000.0)
-    structures = torch.zeros(tuple(shape), dtype=torch.uint8)
+    hu = torch.full(tuple(odd), -1000.0)
+    structures = torch.zeros(tuple(odd), dtype=torch.uint8)
     for part in patient.parts():
-        block = block_of(part.sdf(thin) < reach, THIN, shape)
+        block = block_of(part.sdf(thin) < reach, THIN, odd)
         if block is None:
             continue
         box = view.box(block)
-        sdf = part.sdf(box)
+        sdf = part.sdf(box) if part.fine else doubled(part.sdf(view.half.box(_halved(block))))
         _paint(hu, block, sdf, part.hu(box) if callable(part.hu) else part.hu, step_mm)
         if part.label is not None:
             structures[block][sdf < 0] = part.label
     hu += patient.shading(view)
     area = paint_arteries(patient, arteries, hu, structures, view.heart, thin.heart, step_mm)
+    inner = tuple(slice(0, size) for size in shape)
+    hu, structures, area = hu[inner], structures[inner], area[inner]
     z, y, x = (float(v) for v in origin_mm)
     return Anatomy(hu, structures, area, (z, y, x), float(step_mm))
+
+
+def _halved(block: Block) -> Block:
+    """The same box on the half grid; its ends must lie on it."""
+    return tuple(slice(b.start // 2, b.stop // 2 + 1) for b in block)
 
 
 def paint_arteries(
