@@ -48,3 +48,6 @@ VENTRICLES: tuple[int, ...] = (
     STRUCTURE_INDEX["right_ventricle"],
     STRUCTURE_INDEX["myocardium"],
 )
+
+IGNORE = 255
+"""In label maps for training: the truth is not known here."""

@@ -25,21 +25,23 @@ from torch.utils.data import Dataset
 
 from cacsnet.errors import ConfigError
 from cacsnet.grid import AIR_HU, resample
+from cacsnet.labels import IGNORE
 from cacsnet.phantom.anatomy import Patient, random_rotation
 from cacsnet.phantom.calcium import draw_distractors, draw_plaques
 from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.render import Anatomy, render
 from cacsnet.phantom.scan import make_scan
 from cacsnet.scanner.imaging import Protocol
+from cacsnet.scoring import load_profile
 
-IGNORE = 255
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium, other calcium inside or beside the heart, bone and noise."""
 
-GENERATOR = 3
+GENERATOR = 4
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
-THRESHOLD_HU = {70: 207, 80: 177, 100: 145, 120: 130, 135: 119}
 
+THRESHOLDS = load_profile("smartscore")
+"""Candidates of a patch are those of the default scoring profile at its tube voltage."""
 
 @dataclass(frozen=True)
 class PatchSettings:
@@ -75,6 +77,8 @@ class PatchSettings:
     far_share: float = 0.12
     enhanced_share: float = 0.07
     points: int = 3072
+    heart_model: str = "ellipsoid"
+    """Which of the two heart models (cacsnet/phantom/anatomy.py HEART_MODELS)."""
     split: int = 0
     """Seeds of different splits never meet: 0 train, 1 validation."""
     kvps: tuple[int, ...] = field(default=(120, 120, 120, 120, 100, 80, 135))
@@ -89,7 +93,7 @@ def seed_of(split: int, index: int) -> int:
 def _painted(settings: PatchSettings, number: int) -> tuple[Patient, list[Artery], Anatomy, np.ndarray]:
     seed = seed_of(settings.split, number)
     rng = np.random.default_rng([seed, 2])
-    patient = Patient(seed, enhanced=bool(rng.random() < settings.enhanced_share))
+    patient = Patient(seed, bool(rng.random() < settings.enhanced_share), heart_model=settings.heart_model)
     arteries = patient.heart.grow_tree(rng)
     side = settings.spacing_mm * (settings.patch + 2 * settings.border)
     if settings.around_tree:
@@ -184,7 +188,7 @@ def make_patch(settings: PatchSettings, index: int) -> dict[str, Tensor]:
         course[:] = IGNORE
         points = (torch.zeros(0, 3), torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.uint8))
     else:
-        points = _points(scan.hu, scan.owner, THRESHOLD_HU[kvp], first, spacing, structures, settings, rng)
+        points = _points(scan.hu, scan.owner, THRESHOLDS.threshold_hu(kvp), first, spacing, structures, settings, rng)
     count = len(points[0])
     out_points = torch.zeros(settings.points, 3)
     label = torch.zeros(settings.points, dtype=torch.uint8)
@@ -206,7 +210,7 @@ def _nearest_labels(anatomy: Anatomy, first: np.ndarray, spacing: float, size: i
 
 
 def _points(
-    hu: np.ndarray, owner: np.ndarray, threshold: int, first: np.ndarray, spacing: np.ndarray, structures: Tensor,
+    hu: np.ndarray, owner: np.ndarray, threshold: float, first: np.ndarray, spacing: np.ndarray, structures: Tensor,
     settings: PatchSettings, rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Candidates of the native scan inside the patch; bone is thinned out, and kept only within 40 mm of the heart."""

@@ -15,9 +15,9 @@ from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
+from cacsnet.labels import IGNORE
 from cacsnet.network.unet import Prediction
 
-IGNORE = 255
 POINT_GROUPS = 3
 
 

@@ -204,12 +204,12 @@ def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds
     renderer lays every artery in fat of its own.
     """
     line = line.copy()
+    free = np.clip((np.arange(len(line)) - keep + 1) / 6.0, 0, 1)[:, None]  # no step where the kept points end
     for _ in range(rounds):
         distance, gradient = surface_distance(heart, line)
         normal = gaussian_filter1d(gradient, 3.0, axis=0, mode="nearest")
-        move = np.clip(depth - distance, 0, 1.5)[:, None] * normal
-        move[:keep] = 0
+        move = np.clip(depth - distance, 0, 1.5)[:, None] * normal * free
         if np.abs(move).max() < 0.1:
             break
-        line += gaussian_filter1d(move, 2.0, axis=0, mode="nearest") * (np.arange(len(line)) >= keep)[:, None]
-    return line
+        line += gaussian_filter1d(move, 2.0, axis=0, mode="nearest") * free
+    return resample(line)

@@ -274,7 +274,8 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     base = np.array([8.0, 12.0, 6.0]) + rng.normal(0, 1.5, 3)
     length, radius, wall = rng.uniform(85, 99), rng.uniform(31.5, 38), rng.uniform(7.5, 12.0)
     crescent = rng.uniform(24, 33)
-    tricuspid = base - 3 * axis + to_rv * (0.97 * radius + 0.5 * crescent) + third * rng.normal(0, 2)
+    below = rng.normal(0.28, 0.06)  # the valve lies towards the inferior edge of the crescent
+    tricuspid = base - 3 * axis + (np.cos(below) * to_rv - np.sin(below) * third) * (0.97 * radius + 0.5 * crescent)
     normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
     to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
     ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25, 30)
@@ -297,7 +298,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), 0.4, 9.0)),
         groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
-        edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(70, 90)))), reach=rng.uniform(0.78, 0.90),
+        edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),
         tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,
         la_shape=np.array([0, 0, 0, -0.05, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
         ra_shape=np.array([0, 0, 0, 0.14, 0.0, -0.14, 0, 0, 0]) + rng.normal(0, shape_sd),

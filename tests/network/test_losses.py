@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cacsnet.network.losses import IGNORE, LossWeights, decision_loss, masked_ce_dice, sample_at_points, total_loss
+from cacsnet.labels import IGNORE
+from cacsnet.network.losses import LossWeights, decision_loss, masked_ce_dice, sample_at_points, total_loss
 from cacsnet.network.unet import Prediction
 
 SIZE = (6, 7, 8)
