@@ -1,25 +1,43 @@
-"""``python -m cacsnet.phantom picture=docs/phantom.png seed=30000003``: axial slices of a phantom and of its truth."""
+"""Make phantoms: one picture, a cohort on disk, or a population measured.
+
+``python -m cacsnet.phantom picture=docs/phantom.png seed=30000003``: axial slices of a phantom and of its truth.
+
+``python -m cacsnet.phantom cohort=sartoretti2022 output=DIR patients=56 format=dicom workers=2``: the scans of a cohort of
+``conf/cohort`` with label maps, ``manifest.csv`` and ``reference.csv``. What is finished is not made again.
+
+``python -m cacsnet.phantom population=sartoretti2022 patients=100``: reference scores of that cohort beside the published
+figures, without painting the chest (:mod:`cacsnet.phantom.preview`).
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
 
 from cacsnet.errors import ConfigError
 from cacsnet.labels import STRUCTURES, VESSELS
-from cacsnet.phantom.calcium import DISTRACTORS
+from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import Recipe, make_case
+from cacsnet.phantom.deposits import DEVICES, DISTRACTORS
+from cacsnet.phantom.files import write_cohort
+from cacsnet.phantom.measure import figure_table, figures, measure
+from cacsnet.phantom.plan import plan_cohort
+from cacsnet.phantom.population import load_population
 from cacsnet.phantom.render import heart_box, render
 
 
 def picture(path: Path, seed: int, slices: int = 6) -> None:
     """Top row: the scan as it is; middle: true structures and coronary artery area; bottom: true calcium by owner."""
-    case = make_case(Recipe(seed, burden=14.0))
+    case = make_case(Recipe(seed, agatston=500.0))
     hu, owner = case.truth.hu, case.truth.owner
     spacing = np.array(case.truth.protocol.spacing_mm)
     origin = np.array(case.truth.protocol.origin_mm)
@@ -52,7 +70,7 @@ def picture(path: Path, seed: int, slices: int = 6) -> None:
             mine = calcium[k][window] == label.index
             if mine.any():
                 axes[2, column].contour(mine, [0.5], colors=[colour], linewidths=1.5, extent=native, origin="upper")
-        other = np.isin(calcium[k][window], list(DISTRACTORS.values()))
+        other = np.isin(calcium[k][window], [*DISTRACTORS.values(), *DEVICES.values()])
         if other.any():
             axes[2, column].contour(other, [0.5], colors="magenta", linewidths=1.5, extent=native, origin="upper")
         for row in range(3):
@@ -63,15 +81,78 @@ def picture(path: Path, seed: int, slices: int = 6) -> None:
     figure.savefig(path, dpi=70)
 
 
+def make_cohort(keys: Mapping[str, str], console: Console) -> int:
+    """``cohort=``: write the scans; returns how many patients are there."""
+    name = keys["cohort"]
+    plan = plan_cohort(name, _whole(keys, "patients"), keys["heart_model"], _whole(keys, "matrix") or 512)
+    output = Path(keys["output"] or f"outputs/cohorts/{name}")
+    made = write_cohort(plan, output, keys["format"], _whole(keys, "workers") or 1)
+    count = sum(1 for _ in track(made, f"cohort {name}", len(plan), console=console, transient=True))
+    console.print(f"{count} patients in {output}")
+    console.print(f"score them: python infer.py input={output}/manifest.csv reference={output}/reference.csv")
+    return count
+
+
+def measure_population(keys: Mapping[str, str], console: Console) -> pd.DataFrame:
+    """``population=``: print the measured figures beside the published ones; ``output=`` also writes the rows as CSV."""
+    name = keys["population"]
+    plan = plan_cohort(name, _whole(keys, "patients"), keys["heart_model"])
+    found = measure(plan, _whole(keys, "workers") or 1)
+    rows = [row for rows in track(found, f"population {name}", len(plan), console=console, transient=True) for row in rows]
+    table = pd.DataFrame(rows)
+    paper = load_population(plan[0].recipe.population).paper
+    console.print(
+        figure_table(figures(table), paper, f"{name}: {len(table)} scans of {len(plan)} patients, {keys['heart_model']}")
+    )
+    if keys["output"]:
+        path = Path(keys["output"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    return table
+
+
+def _whole(keys: Mapping[str, str], name: str) -> int | None:
+    if not keys[name]:
+        return None
+    try:
+        value = int(keys[name])
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ConfigError("must be a whole number from 1 on", field=name, value=keys[name])
+    return value
+
+
+KEYS = {
+    "picture": "", "seed": "30000004", "cohort": "", "population": "", "patients": "", "output": "", "format": "dicom",
+    "heart_model": "ellipsoid", "workers": "1", "matrix": "512",
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> int:
-    keys = {"picture": "docs/phantom.png", "seed": "30000004"}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
-    picture(Path(keys["picture"]), int(keys["seed"]))
-    print(f"written to {keys['picture']}")
+    """Exit code 0, or 2 for a bad command."""
+    keys = dict(KEYS)
+    console = Console()
+    torch.set_num_threads(1)
+    try:
+        for argument in arguments:
+            key, _, value = argument.partition("=")
+            if key not in keys:
+                raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
+            keys[key] = value
+        if keys["heart_model"] not in HEART_MODELS:
+            raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
+        if keys["cohort"]:
+            make_cohort(keys, console)
+        elif keys["population"]:
+            measure_population(keys, console)
+        else:
+            path = Path(keys["picture"] or "docs/phantom.png")
+            picture(path, _whole(keys, "seed") or 1)
+            console.print(f"written to {path}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

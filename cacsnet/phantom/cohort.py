@@ -1,50 +1,90 @@
-"""Digital cohorts: whole scans with reference scores, from fixed seeds that training never draws."""
+"""Whole scans with reference scores, from fixed seeds that training never draws.
+
+Seeds: training below 10 000 000, validation below 20 000 000, held-out phantoms below 30 000 000, the embedded examples below
+40 000 000; the cohorts of ``conf/cohort`` above.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from cacsnet.labels import VESSEL_NAMES
+from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient
-from cacsnet.phantom.calcium import Deposit, draw_distractors, draw_plaques
+from cacsnet.phantom.calcium import draw_plaques
+from cacsnet.phantom.deposits import DISTRACTORS, OWNER_NAMES, Deposit, masses_mg, place
+from cacsnet.phantom.devices import draw_devices
 from cacsnet.phantom.heart import Artery
-from cacsnet.phantom.render import heart_box, render
+from cacsnet.phantom.places import draw_distractors, part_sdf
+from cacsnet.phantom.population import load_population
+from cacsnet.phantom.preview import meet_targets
+from cacsnet.phantom.render import Anatomy, heart_box, render
 from cacsnet.phantom.scan import PhantomScan, make_scan
 from cacsnet.scan import Acquisition, Geometry, Scan
-from cacsnet.scanner.imaging import Protocol
+from cacsnet.scanner.profiles import ScannerProfile, Slices, draw_protocol, load_profile
+from cacsnet.scanner.protocol import Protocol
 from cacsnet.scoring import CalciumScore, score
 
-USUAL_DISTRACTORS = {
-    "aorta": 1.2, "aortic_valve": 0.8, "mitral_annulus": 0.5, "pericardium": 0.2, "papillary_muscle": 0.2, "node": 0.4,
+USUAL_DISTRACTORS: Mapping[str, float] = {
+    "aorta": 0.7, "aortic_valve": 0.45, "mitral_annulus": 0.25, "ostium": 0.15, "pericardium": 0.06, "papillary_muscle": 0.08,
+    "node": 0.25, "bronchus": 0.15, "cartilage": 0.5, "bone": 0.2,
 }  # fmt: skip
+"""Mean number of calcified places per patient. Defaults of this project."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One case of a cohort.
+    """One patient of a cohort.
 
     Attributes:
-        seed: patient seed.
-        burden: expected number of coronary plaques.
-        distractors: expected number of deposits per kind.
-        gated: short range, small field of view, 2.5 to 3 mm; else 5 mm slices of the whole chest.
-        enhanced: contrast-enhanced blood.
+        seed: everything follows from it.
+        burden: TRANSITION: expected number of plaques.
+        distractors: mean number of calcified places per kind.
+        gated: short range around the heart; else the whole chest.
+        enhanced: contrast-enhanced blood; then there is no calcium.
         matrix: rows and columns.
+        agatston: target in total, or per vessel, of the nominal scan (gated, 120 kVp).
+        devices: mean number of devices per kind.
+        population: how a total is split between the vessels, and how much a calcified place scores.
+        heart_model: see :class:`cacsnet.phantom.anatomy.Patient`.
+        scanner: profile in ``conf/scanner``; None: a gated one by the seed, or the one for chests.
+        increment_mm: contiguous slices of this thickness instead of the profile's.
+        kvp: tube voltage.
+        noise_hu: instead of what profile and patient size give.
+        own_scanner: the target is what the patient's own scans measure, not the nominal scan.
     """
 
     seed: int
     burden: float = 8.0
-    distractors: tuple[tuple[str, float], ...] = tuple(USUAL_DISTRACTORS.items())
+    distractors: Mapping[str, float] | tuple[tuple[str, float], ...] = field(default_factory=lambda: dict(USUAL_DISTRACTORS))
     gated: bool = True
     enhanced: bool = False
     matrix: int = 512
+    agatston: float | Mapping[str, float] | None = None
+    devices: Mapping[str, float] = field(default_factory=dict)
+    population: str = "sartoretti2022"
+    heart_model: str = "ellipsoid"
+    scanner: str | None = None
+    increment_mm: float | None = None
+    kvp: int = 120
+    noise_hu: float | None = None
+    own_scanner: bool = False
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One scan of a patient: its number and heart rate (None: drawn)."""
+
+    number: int = 1
+    heart_rate_bpm: float | None = None
 
 
 @dataclass(frozen=True)
 class CohortCase:
-    """A scan with its truth."""
+    """A scan with its truth. Patient, arteries and deposits are shared by all scans of a patient."""
 
     scan: Scan
     truth: PhantomScan
@@ -53,59 +93,197 @@ class CohortCase:
     arteries: list[Artery]
     deposits: list[Deposit]
     origin_mm: tuple[float, float, float]
+    visit: Visit = Visit()
 
 
 def reference_score(truth: PhantomScan) -> CalciumScore:
     """Reference Agatston of one scan: HU ≥ threshold where a vessel's plaque adds most, and at least 20 HU."""
-    vessels = np.where(truth.owner <= 4, truth.owner, 0).astype(np.uint8)
-    return score(truth.hu, vessels, truth.protocol.spacing_mm, truth.protocol.kvp)
+    return score(truth.hu, vessel_labels(truth), truth.protocol.spacing_mm, truth.protocol.kvp)
+
+
+def vessel_labels(truth: PhantomScan) -> np.ndarray:
+    """uint8 [z, y, x]: the vessel whose plaque adds most there (no threshold on the HU), 0 elsewhere."""
+    return np.where(truth.owner <= len(VESSEL_NAMES), truth.owner, 0).astype(np.uint8)
+
+
+def body_mm(patient: Patient) -> tuple[float, float]:
+    """Width and depth of the body at the height of the heart (mm), read off its skin."""
+    sdf = part_sdf(patient, "skin")
+    assert sdf is not None
+    reach = np.arange(-400.0, 400.0, 2.0)
+    zero = np.zeros_like(reach)
+    depth = reach[sdf(np.stack([zero, reach, zero], 1)) < 0]
+    middle = np.full_like(reach, depth.mean())
+    width = reach[sdf(np.stack([zero, middle, reach], 1)) < 0]
+    return float(np.ptp(width)) * patient.heart_scale, float(np.ptp(depth)) * patient.heart_scale
+
+
+MEAN_SECTION_MM2 = 104_000.0
+
+
+def bmi_kg_m2(patient: Patient) -> float:
+    """Body mass index from the trunk's cross section: that of the phantoms' mean is 28, and it grows with the section's area.
+
+    A convention of the phantom, so that patient size, noise and BMI go together."""
+    width, depth = body_mm(patient)
+    return float(np.clip(28.0 * (width * depth / MEAN_SECTION_MM2) ** 0.8, 16.0, 50.0))
 
 
 def make_case(recipe: Recipe) -> CohortCase:
-    """Make one case; deterministic."""
+    """Make one scan of one patient; deterministic."""
+    return make_cases(recipe)[0]
+
+
+def make_cases(recipe: Recipe, visits: Sequence[Visit] = (Visit(),)) -> list[CohortCase]:
+    """Make scans of one patient: the same anatomy and plaques, each time another position, phase, noise and heart rate."""
+    patient, arteries, deposits, protocols = make_subject(recipe, visits)
+    anatomy = _painted(patient, arteries, protocols)
+    cases = []
+    for visit, protocol in zip(visits, protocols, strict=True):
+        truth = make_scan(patient, anatomy, deposits, protocol, recipe.seed + 7919 * (visit.number - 1))
+        acquisition = Acquisition(
+            modality="CT", kvp=float(protocol.kvp), manufacturer=load_profile(protocol.scanner).manufacturer,
+            model=f"cacsnet phantom, {protocol.scanner}", kernel=protocol.kernel, slice_thickness_mm=protocol.thickness_mm,
+            iterative_reconstruction=protocol.iterative > 0, gated=recipe.gated, heart_rate_bpm=visit.heart_rate_bpm,
+            bmi_kg_m2=round(bmi_kg_m2(patient), 1),
+            series_description="Calcium scoring, gated" if recipe.gated else "Chest, not gated",
+        )  # fmt: skip
+        z, y, x = protocol.origin_mm
+        geometry = Geometry.axial(truth.hu.shape, protocol.spacing_mm, (x, y, z))
+        scan = Scan(truth.hu, geometry, acquisition)
+        cases.append(CohortCase(scan, truth, reference_score(truth), patient, arteries, deposits, (z, y, x), visit))
+    return cases
+
+
+def make_subject(
+    recipe: Recipe, visits: Sequence[Visit] = (Visit(),)
+) -> tuple[Patient, list[Artery], list[Deposit], list[Protocol]]:
+    """The patient of a recipe with arteries, calcium and devices, and the protocols of the visits."""
     rng = np.random.default_rng([recipe.seed, 7])
-    patient = Patient(recipe.seed, enhanced=recipe.enhanced)
+    patient = Patient(recipe.seed, enhanced=recipe.enhanced, heart_model=recipe.heart_model)
     arteries = patient.heart.grow_tree(rng)
+    protocols = [draw_scan(recipe, visit, patient) for visit in visits]
+    deposits: list[Deposit] = []
+    if not recipe.enhanced:
+        population = load_population(recipe.population)
+        targets = 25.0 * recipe.burden if recipe.agatston is None else recipe.agatston
+        if not isinstance(targets, Mapping):
+            targets = population.split(targets, rng.random(3))
+        plaques = draw_plaques(patient, arteries, rng, targets)
+        deposits += meet_targets(patient, arteries, plaques, targets, protocols if recipe.own_scanner else ())
+        deposits += draw_distractors(patient, rng, dict(recipe.distractors), population)
+    deposits += draw_devices(patient, arteries, rng, recipe.devices)
+    return patient, arteries, deposits, protocols
+
+
+GATED = ("canon", "ge_revolution", "philips", "siemens_force")
+
+
+def profile_of(recipe: Recipe) -> ScannerProfile:
+    """The scanner of a recipe, narrowed to its tube voltage, one kernel and one way to reconstruct slices."""
+    rng = np.random.default_rng([recipe.seed, 10])
+    name = recipe.scanner or (GATED[int(rng.integers(len(GATED)))] if recipe.gated else "chest_nongated")
+    profile = load_profile(name)
+
+    def one(values: Sequence[Any]) -> tuple[Any]:
+        weights = np.array([value.weight for value in values], float)
+        return (values[int(rng.choice(len(values), p=weights / weights.sum()))],)
+
+    slices, kernels = one(profile.slices), one(profile.kernels)
+    if recipe.increment_mm is not None:
+        slices = (Slices(recipe.increment_mm, recipe.increment_mm, 1.0),)
+    return replace(profile, kvp={recipe.kvp: 1.0}, slices=slices, kernels=kernels)
+
+
+def draw_scan(recipe: Recipe, visit: Visit, patient: Patient) -> Protocol:
+    """How one scan of a patient is made. What belongs to the scanner follows from the seed alone; position, slice phase, motion
+    and heart rate also from the visit."""
+    profile = profile_of(recipe)
     low, high = heart_box(patient)
+    place_rng = np.random.default_rng([recipe.seed, 8])
     if recipe.gated:
-        field_mm = max(rng.uniform(200, 260), float((high - low)[1:].max()) + 40)
-        increment = float(rng.choice([2.5, 3.0]))
-        pixel = field_mm / recipe.matrix
-        middle = (low + high) / 2
-        z_low, z_high = low[0] - rng.uniform(8, 25), high[0] + rng.uniform(15, 40)
+        z_range = (float(low[0] - place_rng.uniform(8, 20)), float(high[0] + place_rng.uniform(12, 30)))
+        centre, need = ((low + high) / 2)[1:], float((high - low)[1:].max()) + 30
     else:
-        field_mm = 2 * (patient.half_width + patient.wall + patient.subcutaneous) + 16
-        increment, pixel = 5.0, field_mm / recipe.matrix
-        middle = np.array([0.0, patient.chest_y, patient.midline])
-        z_low, z_high = low[0] - 45, high[0] + 70
-    count = int((z_high - z_low) / increment) + 1
-    origin = (float(z_low), float(middle[1] - field_mm / 2), float(middle[2] - field_mm / 2))
-    protocol = Protocol(
-        (increment, pixel, pixel), (count, recipe.matrix, recipe.matrix), origin, increment,
-        fwhm_mm=rng.uniform(0.9, 1.3), noise_hu=rng.uniform(12, 24), noise_correlation_mm=rng.uniform(0.5, 0.75),
-        kvp=120, calcium_scale=rng.uniform(0.85, 1.05),
-    )  # fmt: skip
-    deposits = [] if recipe.enhanced else [
-        *draw_plaques(patient.heart, arteries, rng, recipe.burden),
-        *draw_distractors(patient.heart, rng, dict(recipe.distractors)),
-    ]  # fmt: skip
-    step = float(np.clip(0.8 * pixel, 1.25, 2.5))
-    reach = [(count - 1) * increment + 2 * increment, field_mm + 6, field_mm + 6]
-    shape = [int(np.ceil(r / step)) for r in reach]
-    first = [origin[0] - increment, origin[1] - 3, origin[2] - 3]
-    truth = make_scan(patient, render(patient, arteries, first, step, shape), deposits, protocol, recipe.seed)
-    acquisition = Acquisition(
-        modality="CT", kvp=float(protocol.kvp), manufacturer="cacsnet phantom", kernel="STANDARD",
-        slice_thickness_mm=increment, gated=recipe.gated,
-        series_description="Calcium scoring, gated" if recipe.gated else "Chest, not gated",
-    )  # fmt: skip
-    geometry = Geometry.axial(truth.hu.shape, protocol.spacing_mm, (origin[2], origin[1], origin[0]))
-    return CohortCase(Scan(truth.hu, geometry, acquisition), truth, reference_score(truth), patient, arteries, deposits, origin)
+        width, _ = body_mm(patient)
+        z_range = (float(low[0] - 45), float(high[0] + 70))
+        centre, need = np.array([patient.thorax.chest_y, patient.thorax.midline]), width + 10
+    field_mm = max(float(place_rng.uniform(*profile.field_mm)), need)
+
+    def drawn(stream: list[int], shift: np.ndarray) -> Protocol:
+        y, x = (float(v) for v in centre + shift)
+        rng = np.random.default_rng(stream)
+        return draw_protocol(profile, rng, z_range, (y, x), bmi, visit.heart_rate_bpm, recipe.matrix, field_mm)
+
+    bmi = bmi_kg_m2(patient)
+    own_rng = np.random.default_rng([recipe.seed, 9, visit.number])
+    fixed = drawn([recipe.seed, 11], np.zeros(2))
+    own = drawn([recipe.seed, 12, visit.number], own_rng.uniform(-3, 3, 2))
+    same = {
+        name: getattr(fixed, name)
+        for name in ("fwhm_mm", "edge_enhancement", "iterative", "calcium_scale", "noise_hu", "cupping_hu", "ray_noise")
+    }
+    protocol = replace(own, **same)
+    return protocol if recipe.noise_hu is None else replace(protocol, noise_hu=recipe.noise_hu)
+
+
+def _painted(patient: Patient, arteries: Sequence[Artery], protocols: Sequence[Protocol]) -> Anatomy:
+    """One painted box that covers all protocols' grids."""
+    low = np.min([np.array(p.origin_mm) - p.reach_mm for p in protocols], 0)
+    high = np.max([np.array(p.origin_mm) + np.array(p.spacing_mm) * (np.array(p.shape) - 1) + p.reach_mm for p in protocols], 0)
+    step = float(np.clip(0.8 * min(p.spacing_mm[1] for p in protocols), 1.25, 2.5))
+    return render(
+        patient, arteries, low.tolist(), step, np.ceil((high - low) / step).astype(int).tolist() + np.array([1, 1, 1])
+    )
+
+
+def image_noise_hu(case: CohortCase) -> float:
+    """SD (HU) in the left ventricle, mean of three consecutive slices, as a reader measures it with a region of interest."""
+    protocol, heart = case.truth.protocol, case.patient.heart
+    middle = case.patient.heart_to_patient((heart.base + 28 * heart.axes[0])[None])[0]
+    index = np.round((middle - protocol.origin_mm) / protocol.spacing_mm).astype(int)
+    half = max(2, round(6 / protocol.spacing_mm[1]))
+    rows, columns = (slice(max(0, i - half), i + half + 1) for i in index[1:])
+    slices = [k for k in (index[0] - 1, index[0], index[0] + 1) if 0 <= k < case.truth.hu.shape[0]]
+    return float(np.mean([case.truth.hu[k][rows, columns].std() for k in slices])) if slices else float("nan")
 
 
 def reference_row(case_id: str, case: CohortCase) -> dict[str, object]:
-    """One row of ``reference.csv``."""
-    row: dict[str, object] = {"case_id": case_id, "agatston_total": case.reference.total.agatston}
-    row |= {f"agatston_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
-    row |= {"volume_mm3_total": case.reference.total.volume_mm3, "kvp": case.truth.protocol.kvp}
+    """One row of ``reference.csv``: the reference scores of one scan, the patient's true mass, and covariates."""
+    reference, protocol = case.reference, case.truth.protocol
+    row: dict[str, object] = {"case_id": case_id}
+    for measure in ("agatston", "volume_mm3", "mass_mg"):
+        row[f"{measure}_total"] = getattr(reference.total, measure)
+        row |= {f"{measure}_{name}": getattr(reference.vessels[name], measure) for name in VESSEL_NAMES}
+    for kind in ("aorta", "aortic_valve", "mitral_annulus"):
+        mine = (case.truth.owner == DISTRACTORS[kind]).astype(np.uint8)
+        row[f"agatston_{kind}"] = score(case.truth.hu, mine, protocol.spacing_mm, protocol.kvp).total.agatston
+    masses = masses_mg(case.patient, case.deposits)
+    owner = np.array([d.owner for d in case.deposits], int)
+    row |= {f"true_mass_mg_{n}": float(masses[owner == VESSEL_INDEX[n]].sum()) for n in VESSEL_NAMES}
+    row |= {
+        "risk_category": reference.risk_category, "heart_rate_bpm": case.visit.heart_rate_bpm,
+        "bmi_kg_m2": case.scan.acquisition.bmi_kg_m2, "image_noise_hu": round(image_noise_hu(case), 2), "kvp": protocol.kvp,
+    }  # fmt: skip
     return row
+
+
+def anatomical_truth(case: CohortCase) -> dict[str, object]:
+    """The patient's truth, shared by all scans: every body of calcium or metal with its place (patient LPS mm) and mass."""
+    bodies = place(case.patient, case.deposits)
+    rows = []
+    for body in bodies:
+        d, weight = body.deposit, body.volumes * body.deposit.density
+        z, y, x = ((body.points * weight[:, None]).sum(0) / weight.sum()).tolist()
+        rows.append({
+            "owner": OWNER_NAMES[d.owner], "site": d.site, "shape": d.shape, "centre_lps_mm": [x, y, z],
+            "mass_mg": body.mass_mg, "volume_mm3": float(body.volumes.sum()), "mean_density": d.concentration,
+            "density_unit": "HU" if d.metal else "mg/cc", "length_mm": d.length_mm, "width_mm": d.width_mm,
+            "thickness_mm": d.thickness_mm,
+        })  # fmt: skip
+    mass = {n: sum(b.mass_mg for b in bodies if b.deposit.owner == VESSEL_INDEX[n]) for n in VESSEL_NAMES}
+    return {
+        "seed": case.patient.seed, "heart": type(case.patient.heart).__name__, "mass_mg": mass | {"total": sum(mass.values())},
+        "coronary_length_mm": {n: sum(a.length_mm for a in case.arteries if a.vessel == VESSEL_INDEX[n]) for n in VESSEL_NAMES},
+        "bodies": rows,
+    }  # fmt: skip

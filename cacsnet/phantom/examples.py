@@ -12,18 +12,18 @@ import pandas as pd
 from cacsnet.io import write_dicom_series
 from cacsnet.phantom.cohort import USUAL_DISTRACTORS, Recipe, make_case, reference_row
 
-FORMAT = "6"
+FORMAT = "7"
 """Raised whenever the phantom or a recipe changes, so that an old cohort is made again."""
 
 EXAMPLES: dict[str, Recipe] = {
-    "zero": Recipe(seed=30_000_001, burden=0.0),
-    "low": Recipe(seed=30_000_007, burden=1.0),
-    "moderate": Recipe(seed=30_000_008, burden=1.5),
-    "high": Recipe(seed=30_000_004, burden=18.0),
+    "zero": Recipe(30_000_001, agatston=0.0),
+    "low": Recipe(30_000_002, agatston=12.0),
+    "moderate": Recipe(30_000_003, agatston=180.0),
+    "high": Recipe(30_000_004, agatston=900.0),
     "valve_and_aorta": Recipe(
-        seed=30_000_005, burden=4.0, distractors=(*(USUAL_DISTRACTORS | {"aortic_valve": 8.0, "aorta": 8.0}).items(),)
+        30_000_005, agatston=60.0, distractors=dict(USUAL_DISTRACTORS) | {"aortic_valve": 5.0, "aorta": 5.0}
     ),
-    "nongated_5mm": Recipe(seed=30_000_006, burden=8.0, gated=False),
+    "nongated_5mm": Recipe(30_000_006, agatston=400.0, gated=False, increment_mm=5.0),
 }
 
 

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from cacsnet.phantom.anatomy import Patient
-from cacsnet.phantom.calcium import Deposit, image_calcium, reference_owner
+from cacsnet.phantom.deposits import DEVICES, CalciumImage, Deposit, image_calcium, reference_owner
 from cacsnet.phantom.render import Anatomy
-from cacsnet.scanner.imaging import Protocol, image, noise
+from cacsnet.scanner import Protocol, finish, image, move
+
+MOVING_MM = 10.0
+"""The heart's motion fades out between this and twice this outside its structures."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,57 @@ class PhantomScan:
 
 def make_scan(patient: Patient, anatomy: Anatomy, deposits: Sequence[Deposit], protocol: Protocol, seed: int) -> PhantomScan:
     """Image a painted patient with calcium. ``anatomy`` should cover the protocol's grid; beyond it there is air."""
-    hu = image(anatomy.hu, anatomy.origin_mm, (anatomy.step_mm,) * 3, protocol, background=-1000.0)
+    field = moving_heart(anatomy, protocol) if protocol.moves else anatomy.hu
+    hu = image(field, anatomy.origin_mm, (anatomy.step_mm,) * 3, protocol.still(), background=-1000.0)
     calcium = image_calcium(patient, deposits, protocol)
     flat = hu.reshape(-1)
     if calcium.index.size:
         flat[torch.from_numpy(calcium.index)] += torch.from_numpy(calcium.added_hu.sum(0))
-    hu = hu + noise(protocol, torch.Generator().manual_seed(seed)) * (1 + hu.clamp(-1000, 0) / 2000)
-    volume = hu.round().clamp(-1024, 3071).to(torch.int16).numpy()
+    metal = _metal(calcium, protocol.shape)
+    volume = finish(hu, protocol, torch.Generator().manual_seed(seed), metal).to(torch.int16).numpy()
     return PhantomScan(volume, reference_owner(calcium, protocol.shape), protocol)
+
+
+def _metal(calcium: CalciumImage, shape: Sequence[int]) -> Tensor | None:
+    """HU that devices add, float32 [z, y, x]; None without devices."""
+    devices = np.isin(calcium.owners, list(DEVICES.values()))
+    if not devices.any():
+        return None
+    out = torch.zeros(tuple(shape))
+    out.reshape(-1)[torch.from_numpy(calcium.index)] = torch.from_numpy(calcium.added_hu[devices].sum(0))
+    return out
+
+
+def moving_heart(anatomy: Anatomy, protocol: Protocol) -> Tensor:
+    """The painted HU with the heart displaced as the protocol says; ribs, spine and lungs stand still."""
+    box, share = _heart_share(anatomy)
+    out = anatomy.hu.clone()
+    if share is not None:
+        still = anatomy.hu[box]
+        first_z = anatomy.origin_mm[0] + anatomy.step_mm * box[0].start
+        moved = move(still, first_z, (anatomy.step_mm,) * 3, protocol)
+        out[box] = still + share * (moved - still)
+    return out
+
+
+def _heart_share(anatomy: Anatomy) -> tuple[tuple[slice, ...], Tensor | None]:
+    """A box, and in it float32 [z, y, x]: 1 within MOVING_MM of the heart's structures, 0 beyond twice that; None: no heart."""
+    cell = max(1, round(MOVING_MM / 2 / anatomy.step_mm))  # voxels in half of MOVING_MM
+    heart = F.max_pool3d((anatomy.structures > 0).float()[None], cell, ceil_mode=True)
+    for kernel, padding in (((7, 1, 1), (3, 0, 0)), ((1, 7, 1), (0, 3, 0)), ((1, 1, 7), (0, 0, 3))):
+        heart = F.max_pool3d(heart, kernel, 1, padding)
+    soft = F.avg_pool3d(heart, 3, 1, padding=1, count_include_pad=False)[0]
+    index = torch.nonzero(soft)
+    if not len(index):
+        return (), None
+    low, high = (index.amin(0) * cell - cell).clamp_min(0).tolist(), ((index.amax(0) + 2) * cell).tolist()
+    box = tuple(slice(a, min(b, n)) for a, b, n in zip(low, high, anatomy.hu.shape, strict=True))
+    for axis in range(3):  # linear between the cells' middles, level beyond the outermost
+        place = ((np.arange(box[axis].start, box[axis].stop) + 0.5) / cell - 0.5).clip(0, soft.shape[axis] - 1)
+        below = np.minimum(place.astype(int), max(soft.shape[axis] - 2, 0))
+        above = np.minimum(below + 1, soft.shape[axis] - 1)
+        part = torch.from_numpy(place - below).float().reshape([-1 if k == axis else 1 for k in range(3)]).to(soft.device)
+        soft = soft.index_select(axis, torch.from_numpy(below).to(soft.device)) * (1 - part) + part * soft.index_select(
+            axis, torch.from_numpy(above).to(soft.device)
+        )
+    return box, soft

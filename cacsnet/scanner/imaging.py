@@ -1,74 +1,23 @@
-"""What a CT scanner does to anatomy: in-plane blur, slice profile, sampling, correlated noise.
+"""From a sampled field to an image: slice profile, in-plane kernel, sampling, motion.
 
-Separable and linear in the noise-free part, so calcium can be imaged apart from the rest and added.
+Linear in the field, so calcium can be imaged apart from the rest and added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CALCIUM_HU_PER_MG_CC = {70: 2.25, 80: 1.96, 100: 1.61, 120: 1.41, 135: 1.29, 140: 1.27}
-"""HU per mg/cc of hydroxyapatite behind 20 cm of water with 6 mm Al (first-principles values; 135 kVp interpolated)."""
+from cacsnet.scanner.kernel import apply_weights, gauss_weights, gaussians, slice_weights
+from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
+from cacsnet.scanner.motion import STREAK_MM, displace, slab_of
+from cacsnet.scanner.noise import noise
+from cacsnet.scanner.protocol import Protocol
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How one scan is made.
-
-    Attributes:
-        spacing_mm: (dz, dy, dx), dz the increment.
-        shape: (slices, rows, columns).
-        origin_mm: patient (z, y, x) of voxel (0, 0, 0)'s centre.
-        thickness_mm: full width of the (box) slice profile.
-        fwhm_mm: full width at half maximum of the in-plane point spread function.
-        noise_hu: standard deviation of the noise.
-        noise_correlation_mm: in-plane correlation length of the noise (Gaussian sigma).
-        kvp: tube voltage.
-        calcium_scale: factor on CALCIUM_HU_PER_MG_CC (body size, filtration).
-    """
-
-    spacing_mm: tuple[float, float, float]
-    shape: tuple[int, int, int]
-    origin_mm: tuple[float, float, float]
-    thickness_mm: float
-    fwhm_mm: float = 1.0
-    noise_hu: float = 18.0
-    noise_correlation_mm: float = 0.6
-    kvp: int = 120
-    calcium_scale: float = 1.0
-
-    @property
-    def hu_per_mg_cc(self) -> float:
-        return CALCIUM_HU_PER_MG_CC[self.kvp] * self.calcium_scale
-
-
-def _gauss_weights(centres_out: Tensor, first_in: float, step_in: float, size_in: int, fwhm: float) -> Tensor:
-    """Gaussian weights, normalised over the endless input lattice: a constant stays constant wherever the samples fall, and
-    what lies beyond the volume counts as background. Without it a blur near the lattice step leaves a ripple of percents."""
-    sigma = max(fwhm / 2.355, 0.45 * step_in)
-    place = (centres_out - first_in) / step_in
-    lattice = torch.arange(size_in, dtype=torch.float64)[None]
-    weights = torch.exp(-0.5 * ((place[:, None] - lattice) * (step_in / sigma)) ** 2)
-    around = place.floor()[:, None] + torch.arange(-8, 10, dtype=torch.float64)[None]
-    endless = torch.exp(-0.5 * ((place[:, None] - around) * (step_in / sigma)) ** 2).sum(1, keepdim=True)
-    reach = int(np.ceil(6 * sigma / step_in))
-    if reach > 8:  # a blur much wider than the lattice: the sum is its integral
-        endless = torch.full_like(endless, sigma * np.sqrt(2 * np.pi) / step_in)
-    return (weights / endless).float()
-
-
-def _box_weights(centres_out: Tensor, first_in: float, step_in: float, size_in: int, width: float) -> Tensor:
-    """Overlap of each input cell with the slice, as a share of the slice width."""
-    low = first_in + step_in * (torch.arange(size_in, dtype=torch.float64) - 0.5)
-    overlap = torch.minimum(low[None] + step_in, centres_out[:, None] + width / 2) - torch.maximum(
-        low[None], centres_out[:, None] - width / 2
-    )
-    return (overlap.clamp_min(0) / width).float()
+Box = tuple[slice, slice, slice]
 
 
 def image(
@@ -76,46 +25,70 @@ def image(
     origin_mm: Sequence[float],
     step_mm: Sequence[float],
     protocol: Protocol,
-    box: tuple[slice, slice, slice] | None = None,
+    box: Box | None = None,
     background: float = 0.0,
 ) -> Tensor:
-    """Image a sampled field: slice profile along z, Gaussian in-plane, sampled on the protocol's grid (or a box of it).
+    """Image a sampled field: slice profile along z, point spread function in-plane, on the protocol's grid (or a box of it).
+
+    A moving heart (``protocol.moves``) moves the *whole* field; image what stands still with ``protocol.still()``.
 
     Args:
-        volume: float32 [z, y, x] on a regular grid, first voxel at ``origin_mm`` (patient mm), voxel size ``step_mm``.
+        volume: float32 [z, y, x] on a regular grid, first voxel at ``origin_mm`` (patient mm), voxel size ``step_mm``; each
+            value is the mean of its voxel.
+        box: voxels of the protocol's grid to compute; None: all.
         background: value of the field outside ``volume``.
 
     Returns:
-        float32 [slices, rows, columns] of the box.
+        float32 [slices, rows, columns] of the box, on the device of ``volume``.
     """
-    out = volume - background
-    for axis in range(3):
-        box_axis = slice(0, protocol.shape[axis]) if box is None else box[axis]
-        index = torch.arange(box_axis.start, box_axis.stop, dtype=torch.float64)
-        centres = protocol.origin_mm[axis] + protocol.spacing_mm[axis] * index
-        args = (centres, origin_mm[axis], step_mm[axis], volume.shape[axis])
-        weights = _box_weights(*args, protocol.thickness_mm) if axis == 0 else _gauss_weights(*args, protocol.fwhm_mm)
-        out = torch.tensordot(out, weights, dims=([axis], [1])).movedim(-1, axis)
-    return out + background
+    box = box or (slice(0, protocol.shape[0]), slice(0, protocol.shape[1]), slice(0, protocol.shape[2]))
+    out = volume if background == 0 else volume - background
+    out = _moving(out, origin_mm, step_mm, protocol, box) if protocol.moves else _image(out, origin_mm, step_mm, protocol, box)
+    return out if background == 0 else out + background
 
 
-def noise(protocol: Protocol, generator: torch.Generator) -> Tensor:
-    """Zero-mean noise with the protocol's SD: correlated in-plane (band-pass, as filtered back projection leaves it),
-    correlated between slices as far as their profiles overlap. float32 [slices, rows, columns]."""
-    dz, dy, _ = protocol.spacing_mm
-    overlap = max(0.0, 1 - dz / protocol.thickness_mm)
-    white = torch.randn(protocol.shape, generator=generator)
-    if overlap > 0:
-        white = white + overlap * torch.roll(white, 1, 0)
-    sigma = protocol.noise_correlation_mm / dy
-    out = _blur(white, sigma) - 0.6 * _blur(white, 2.2 * sigma)
-    return out * (protocol.noise_hu / float(out[:: max(1, len(out) // 4)].std().clamp_min(1e-6)))
+def _image(
+    volume: Tensor,
+    origin_mm: Sequence[float],
+    step_mm: Sequence[float],
+    protocol: Protocol,
+    box: Box,
+    shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
+) -> Tensor:
+    """Image of a field displaced by ``shift_mm``."""
+    centres = [protocol.origin_mm[k] + protocol.spacing_mm[k] * np.arange(box[k].start, box[k].stop) for k in range(3)]
+    first = [origin_mm[k] - shift_mm[k] for k in range(3)]
+    sliced = apply_weights(volume, slice_weights(protocol, centres[0], first[0], step_mm[0], volume.shape[0]), 0)
+    out: Tensor | None = None
+    for weight, sigma in gaussians(protocol):
+        rows = gauss_weights(sigma, centres[1], first[1], step_mm[1], volume.shape[1])
+        columns = gauss_weights(sigma, centres[2], first[2], step_mm[2], volume.shape[2])
+        part = apply_weights(apply_weights(sliced, rows, 1), columns if weight == 1 else weight * columns, 2)
+        out = part if out is None else out.add_(part)
+    assert out is not None
+    return out
 
 
-def _blur(volume: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of rows and columns as two matrix products (one-channel convolutions are slow)."""
-    for dim in (1, 2):
-        index = torch.arange(volume.shape[dim])
-        taps = torch.exp(-0.5 * ((index[:, None] - index[None]) / max(sigma, 1e-3)) ** 2).float()
-        volume = torch.tensordot(volume, taps / taps.sum(1, keepdim=True), dims=([dim], [1])).movedim(-1, dim)
-    return volume
+def _moving(volume: Tensor, origin_mm: Sequence[float], step_mm: Sequence[float], protocol: Protocol, box: Box) -> Tensor:
+    """Slab by slab, each displaced; then the path within the window, in a margin around the box."""
+    margin = [0, 0, 0]
+    if protocol.motion_path_mm:
+        most = np.abs(protocol.motion_path_mm).max(0) + np.array([0.0, STREAK_MM, STREAK_MM])
+        margin = np.ceil(most / protocol.spacing_mm).astype(int).tolist()
+    start = [box[k].start - margin[k] for k in range(3)]
+    stop = [box[k].stop + margin[k] for k in range(3)]
+    slabs = slab_of(protocol, np.arange(start[0], stop[0]))
+    pieces = []
+    for slab in np.unique(slabs):
+        inside = start[0] + np.flatnonzero(slabs == slab)
+        part = (slice(int(inside[0]), int(inside[-1]) + 1), slice(start[1], stop[1]), slice(start[2], stop[2]))
+        shift = protocol.slab_shifts_mm[slab] if protocol.slab_shifts_mm else (0.0, 0.0, 0.0)
+        pieces.append(_image(volume, origin_mm, step_mm, protocol, part, shift))
+    out = torch.cat(pieces)
+    if protocol.motion_path_mm:
+        out = displace(out, protocol.spacing_mm, protocol)
+        out = out[tuple(slice(m, out.shape[k] - m) for k, m in enumerate(margin))]
+    return out
+
+
+__all__ = ["CALCIUM_HU_PER_MG_CC", "Protocol", "image", "noise"]

@@ -1,0 +1,269 @@
+"""Where calcium lies that is not coronary: lines along valves, rings, walls, sheets, bronchi, cartilage and bone.
+
+Bodies on them come from the same function as plaques (:func:`cacsnet.phantom.calcium.fill`). Places in the heart hang on
+landmarks that every heart model has; places in the chest on the surface of the painted part of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from scipy.interpolate import RegularGridInterpolator
+from torch import Tensor
+
+from cacsnet.phantom.anatomy import Patient, View
+from cacsnet.phantom.calcium import Bed, fill, kept, linear_part
+from cacsnet.phantom.deposits import DISTRACTORS, Deposit
+from cacsnet.phantom.heart import resample, unit
+from cacsnet.phantom.population import Population, draw_site_target, load_population
+
+Sdf = Callable[[np.ndarray], np.ndarray]
+"""Signed distance [n] (mm) at points [n, 3] of the heart frame."""
+
+
+def _perpendicular(direction: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return unit(np.cross(direction, unit(rng.normal(size=3))))
+
+
+def _span(length_mm: float) -> np.ndarray:
+    """Positions (mm) about 1 mm apart, centred on 0."""
+    return np.linspace(-0.5, 0.5, max(4, round(length_mm))) * length_mm
+
+
+def _ring(centre: np.ndarray, a: np.ndarray, b: np.ndarray, middle: float, half: float) -> np.ndarray:
+    """Arc [n, 3] of the ellipse centre + cos t a + sin t b around the angle ``middle``."""
+    size = 0.5 * float(np.linalg.norm(a) + np.linalg.norm(b))
+    t = middle + np.linspace(-half, half, max(4, round(2 * half * size)))
+    return centre + np.cos(t)[:, None] * a + np.sin(t)[:, None] * b
+
+
+def gradient(sdf: Sdf, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value [n] and gradient [n, 3] by central differences."""
+    h = 0.5
+    values = sdf(np.concatenate([points] + [points + s * h * e for e in np.eye(3) for s in (1, -1)])).reshape(7, -1)
+    return values[0], np.stack([values[1 + 2 * k] - values[2 + 2 * k] for k in range(3)], 1) / (2 * h)
+
+
+def settle(sdf: Sdf, points: np.ndarray, rounds: int = 2) -> np.ndarray:
+    """Move points [n, 3] onto the surface."""
+    for _ in range(rounds):
+        value, slope = gradient(sdf, points)
+        steep = np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 0.2)
+        points = points - np.clip(value[:, None] / steep, -6, 6) * slope / steep
+    return points
+
+
+def _torch_sdf(function: Callable[[Tensor], Tensor]) -> Sdf:
+    return lambda points: function(torch.from_numpy(np.ascontiguousarray(points.T)).float()).numpy().astype(float)
+
+
+def part_sdf(patient: Patient, name: str) -> Sdf | None:
+    """Signed distance to the painted part of that name, at points of the heart frame; None if this patient has none."""
+    parts = kept(patient, "parts", lambda: {p.name: p for p in patient.parts()})
+    if name not in parts:
+        return None
+    sdf_of = parts[name].sdf
+    to_heart = patient.to_heart(torch.eye(3)).numpy().astype(float)  # linear: columns are images of the axes
+    to_thorax = np.linalg.inv(to_heart)
+
+    def sdf(points: np.ndarray) -> np.ndarray:
+        thorax = torch.from_numpy(to_thorax @ points.T).float()
+        return sdf_of(View(patient, thorax, patient.to_heart(thorax))).numpy().astype(float)
+
+    return sdf
+
+
+def surface_point(patient: Patient, name: str, rng: np.random.Generator, near: np.ndarray, share: float) -> np.ndarray | None:
+    """A random point at a part's surface, among the ``share`` nearest to ``near``; None if there is none around the heart."""
+
+    def sample() -> np.ndarray:
+        sdf = part_sdf(patient, name)
+        if sdf is None:
+            return np.zeros((0, 3))
+        own = np.random.default_rng([patient.seed, 14, *name.encode()])
+        points = own.uniform(CHEST[0], CHEST[1], (6000, 3))
+        return points[np.abs(sdf(points)) < 8.0]
+
+    points = kept(patient, f"surface of {name}", sample)
+    if not len(points):
+        return None
+    order = np.argsort(np.linalg.norm(points - near, axis=1))
+    return np.asarray(points[order[int(rng.integers(max(1, round(share * len(points)))))]])
+
+
+CHEST = np.array([[-85.0, -140.0, -105.0], [110.0, 110.0, 105.0]])
+"""Box (heart frame mm) in which places of the chest are looked for."""
+
+
+def sac_reach(patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distance (mm) of the pericardium from the heart's centre by direction: heights and turns of a lattice, reach [16, 33]."""
+
+    def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        height, turn = np.linspace(-1, 1, 16), np.linspace(-np.pi, np.pi, 33)
+        h, t = np.meshgrid(height, turn, indexing="ij")
+        flat = np.sqrt(1 - h * h)
+        rays = np.stack([h, flat * np.cos(t), flat * np.sin(t)], -1)
+        steps = np.arange(15.0, 116.0, 10.0)
+        sdf = _torch_sdf(patient.heart.sac_sdf)
+        values = sdf((rays[..., None, :] * steps[:, None]).reshape(-1, 3)).reshape(*h.shape, len(steps))
+        first = np.clip((values > 0).argmax(-1), 1, len(steps) - 1)  # the first step outside
+        inside, outside = (np.take_along_axis(values, k[..., None], -1)[..., 0] for k in (first - 1, first))
+        share = np.clip(-inside / np.maximum(outside - inside, 1e-3), 0, 1)
+        return height, turn, steps[first - 1] + 10.0 * share
+
+    found: tuple[np.ndarray, np.ndarray, np.ndarray] = kept(patient, "sac", sample)
+    return found
+
+
+def on_sac(patient: Patient, directions: np.ndarray) -> np.ndarray:
+    """Points [n, 3] of the pericardium in directions [n, 3] from the heart's centre."""
+    height, turn, reach = sac_reach(patient)
+    rays = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    place = np.stack([rays[:, 0], np.arctan2(rays[:, 2], rays[:, 1])], 1)
+    return rays * RegularGridInterpolator((height, turn), reach)(place)[:, None]
+
+
+# -- places -------------------------------------------------------------------------------------------------------
+
+
+def _aorta(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    heart = patient.heart
+    if rng.random() < 0.3:  # arch and descending aorta
+        found = _on_part(("descending_aorta", "descending_aorta", "arch"), reach_mm=(15, 50))(patient, rng)
+        if found:
+            return found
+    # a helix on the root's wall, from lengthwise to round it
+    place = rng.uniform(1.0, len(heart.root) - 1.2)
+    along = unit(heart.root[int(place) + 1] - heart.root[int(place)])
+    side = _perpendicular(along, rng)
+    slope = rng.uniform(0, np.pi / 2)
+    span = _span(rng.uniform(15, 50))[:, None]
+    radius = np.interp(place, np.arange(len(heart.root)), heart.root_radii)
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(heart.root, axis=0), axis=1))])
+    at = np.clip(np.interp(place, np.arange(len(arc)), arc) + span[:, 0] * np.cos(slope), 0, arc[-1])
+    centre = np.stack([np.interp(at, arc, heart.root[:, k]) for k in range(3)], 1)
+    turn = span * np.sin(slope) / radius
+    wall = np.interp(at, arc, heart.root_radii)[:, None]
+    line = centre + wall * (np.cos(turn) * side + np.sin(turn) * np.cross(along, side))
+    coarse = settle(_torch_sdf(heart.root_sdf), line[:: max(1, len(line) // 7)], 1)  # sinuses are no tube
+    return [resample(coarse)]
+
+
+def _ostium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    heart = patient.heart
+    which = int(rng.integers(2))
+    out = (heart.left_out, heart.right_out)[which]
+    side = _perpendicular(out, rng)
+    reach = rng.uniform(3.0, 6.0)
+    return [_ring(heart.ostia[which], reach * side, reach * np.cross(out, side), 0.0, rng.uniform(0.8, np.pi))]
+
+
+def _aortic_valve(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    heart = patient.heart
+    up = unit(heart.root[1] - heart.root[0])
+    side = _perpendicular(up, rng)
+    other = np.cross(up, side)
+    radius = float(heart.root_radii[0])
+    floor = heart.root[0] + up * rng.uniform(1, 5)
+    lines = [_ring(floor, 0.92 * radius * side, 0.92 * radius * other, rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.6))]
+    for turn in np.deg2rad([0, 120, 240]):  # cusps: from the annulus up to the middle
+        if rng.random() < 0.7:
+            outward = np.cos(turn) * side + np.sin(turn) * other
+            share = np.linspace(0.15, 0.9, 12)[:, None]
+            lines.append(floor + radius * share * outward + up * (6 * (1 - share) + 2 * np.sin(np.pi * share)))
+    return lines
+
+
+def _mitral_annulus(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    heart = patient.heart
+    a, b = heart.mitral_radii[0] * heart.axes[1], heart.mitral_radii[1] * heart.axes[2]
+    away = heart.base - heart.root[0]  # mostly the posterior part
+    posterior = np.arctan2(away @ heart.axes[2], away @ heart.axes[1])
+    centre = heart.base + heart.axes[0] * rng.uniform(-3, 3)
+    grow = rng.uniform(0.95, 1.08)
+    return [_ring(centre, grow * a, grow * b, posterior + rng.normal(0, 0.8), rng.uniform(0.3, 1.9))]
+
+
+def _pericardium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    middle = on_sac(patient, unit(rng.normal(size=3))[None])[0]
+    along = _perpendicular(unit(middle), rng)
+    across = np.cross(unit(middle), along)
+    span = _span(rng.uniform(15, 45))[:, None]
+    rows = int(rng.integers(1, 5))  # a sheet: rows side by side
+    return [on_sac(patient, middle + span * along + 3.5 * row * across) for row in range(rows)]
+
+
+def _papillary_muscle(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    heart = patient.heart
+    side = _perpendicular(heart.axes[0], rng)
+    middle = heart.base + heart.axes[0] * rng.uniform(28, 52) + side * heart.papillary_radius
+    offsets = rng.normal(0, 1.5, (2, 3))
+    return [middle + offset + _span(rng.uniform(8, 18))[:, None] * heart.axes[0] for offset in offsets]
+
+
+def _node(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    direction = unit(rng.normal(size=3))
+    middle = on_sac(patient, direction[None])[0] + direction * rng.uniform(3, 28)
+    lines = rng.normal(size=(3, 3))
+    return [middle + rng.normal(0, 2, 3) + _span(rng.uniform(6, 16))[:, None] * unit(line) for line in lines]
+
+
+def _on_part(
+    names: tuple[str, ...], near: str | None = None, share: float = 0.33, reach_mm: tuple[float, float] = (8, 22)
+) -> Callable[[Patient, np.random.Generator], list[np.ndarray]]:
+    """Lines along the surface of painted parts, the nearer to a landmark (the heart's centre) the likelier."""
+
+    def lines(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+        name = names[int(rng.integers(len(names)))]
+        sdf = part_sdf(patient, name)
+        start = surface_point(patient, name, rng, np.zeros(3) if near is None else getattr(patient.heart, near), share)
+        if sdf is None or start is None:
+            return []
+        normal = unit(gradient(sdf, start[None])[1][0] + 1e-6)
+        span = np.linspace(-0.5, 0.5, 6)[:, None] * rng.uniform(*reach_mm)
+        return [resample(settle(sdf, start + span * _perpendicular(normal, rng), 3))]
+
+    return lines
+
+
+PLACES: dict[str, Callable[[Patient, np.random.Generator], list[np.ndarray]]] = {
+    "aorta": _aorta,
+    "aortic_valve": _aortic_valve,
+    "mitral_annulus": _mitral_annulus,
+    "pericardium": _pericardium,
+    "papillary_muscle": _papillary_muscle,
+    "node": _node,
+    "ostium": _ostium,
+    "bronchus": _on_part(("trachea", "bronchus_right", "bronchus_left")),
+    "cartilage": _on_part(("cartilage",)),
+    "bone": _on_part(("sternum_cortex", "rib_cortex"), near="ra_centre", share=0.12),
+}
+"""Lines [n, 3] (heart frame mm) of one calcified place; none if this patient has no such part."""
+
+
+def beds_of(kind: str, patient: Patient, rng: np.random.Generator) -> list[Bed]:
+    """Beds of one calcified place. Bodies bend around the lines as tightly as around coronary arteries."""
+    lumen = rng.uniform(0.8, 2.1)
+    return [Bed(DISTRACTORS[kind], kind, line, np.full(len(line), lumen)) for line in PLACES[kind](patient, rng)]
+
+
+def draw_distractors(
+    patient: Patient, rng: np.random.Generator, expected: Mapping[str, float], population: Population | str = "training"
+) -> list[Deposit]:
+    """Calcium that is not coronary.
+
+    Args:
+        expected: mean number of calcified places per kind of :data:`cacsnet.phantom.deposits.DISTRACTORS`.
+        population: each place scores as much as one calcified vessel of this population.
+    """
+    people = load_population(population) if isinstance(population, str) else population
+    out: list[Deposit] = []
+    for kind, mean in expected.items():
+        for _ in range(rng.poisson(mean)):
+            beds = beds_of(kind, patient, rng)
+            if beds:
+                linear = kept(patient, "linear", lambda: linear_part(patient))
+                out += fill(beds, rng, draw_site_target(people, rng), linear)
+    return out
