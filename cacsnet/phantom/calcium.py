@@ -77,9 +77,12 @@ class Bed:
     @cached_property
     def smooth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Position along the line (mm) [n], smoothed line, its unit tangent and curvature vector (1/mm), each [n, 3]."""
-        line = gaussian_filter1d(self.line.astype(float), 1.5, axis=0, mode="nearest") if len(self.line) > 8 else self.line
+        line = np.asarray(self.line, float)
+        if len(line) > 8:  # odd reflection keeps the ends where they are
+            padded = np.pad(line, ((6, 6), (0, 0)), mode="reflect", reflect_type="odd")
+            line = gaussian_filter1d(padded, 1.5, axis=0)[6:-6]
         arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-        arc = arc + 1e-6 * np.arange(len(arc))  # smoothing may fold the ends onto each other
+        arc = arc + 1e-6 * np.arange(len(arc))  # two points may coincide
         tangent = np.gradient(line, arc, axis=0)
         tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
         return arc, line, tangent, np.gradient(tangent, arc, axis=0)

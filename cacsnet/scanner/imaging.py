@@ -57,7 +57,7 @@ def _image(
 ) -> Tensor:
     """Image of a field displaced by ``shift_mm``."""
     centres = [protocol.origin_mm[k] + protocol.spacing_mm[k] * np.arange(box[k].start, box[k].stop) for k in range(3)]
-    first = [origin_mm[k] - shift_mm[k] for k in range(3)]
+    first = [origin_mm[k] + shift_mm[k] for k in range(3)]
     sliced = apply_weights(volume, slice_weights(protocol, centres[0], first[0], step_mm[0], volume.shape[0]), 0)
     out: Tensor | None = None
     for weight, sigma in gaussians(protocol):
