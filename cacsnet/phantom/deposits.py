@@ -154,19 +154,14 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
     parts: list[tuple[np.ndarray, np.ndarray, int]] = []
     for owner, scanner, points, amount in _fields(bodies, protocol):
         first = points.min(0)
-        reach = np.array(scanner.reach_mm)
-        if scanner.moves and owner in DEVICES.values():
-            reach[1:] += STREAK_MM  # the thousandth that moves further is faint for calcium, but not for metal
+        reach = np.array(scanner.reach_mm) + ((0.0, STREAK_MM, STREAK_MM) if scanner.moves else 0.0)
         low = np.maximum(np.ceil((first - reach - origin) / spacing).astype(int), 0)
         high = np.minimum(np.floor((points.max(0) + reach - origin) / spacing).astype(int) + 1, shape)
         if (high <= low).any():
             continue
-        cell = np.rint((points - first) / FINE_MM).astype(int)
-        size = cell.max(0) + 1
-        flat = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
-        field = np.bincount(flat, amount, int(size.prod())).reshape(size) / FINE_MM**3
+        field = _gathered((points - first) / FINE_MM, amount)
         box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-        added = image(torch.from_numpy(field).float(), first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
+        added = image(torch.from_numpy(field / FINE_MM**3).float(), first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
         z, y, x = np.nonzero(np.abs(added) > FAINT_HU)
         index = ((z + low[0]) * shape[1] + y + low[1]) * shape[2] + x + low[2]
         parts.append((index, added[z, y, x], owner))
@@ -177,6 +172,19 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
     row = np.repeat([owners.index(owner) for *_, owner in parts], [len(index) for index, *_ in parts])
     total = np.bincount(row * len(voxels) + place_of, np.concatenate([v for _, v, _ in parts]), len(owners) * len(voxels))
     return CalciumImage(voxels, total.reshape(len(owners), -1).astype(np.float32), owners)
+
+
+def _gathered(place: np.ndarray, amount: np.ndarray) -> np.ndarray:
+    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice [z, y, x], shared linearly between the eight nearest cells."""
+    cell = place.astype(int)
+    part = place - cell
+    size = cell.max(0) + 2
+    flat = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
+    out = np.zeros(int(size.prod()))
+    for z, y, x in np.ndindex(2, 2, 2):
+        share = np.abs(1 - z - part[:, 0]) * np.abs(1 - y - part[:, 1]) * np.abs(1 - x - part[:, 2])
+        out += np.bincount(flat + (z * size[1] + y) * size[2] + x, amount * share, len(out))
+    return out.reshape(size)
 
 
 def _fields(bodies: Sequence[Body], protocol: Protocol) -> Iterator[tuple[int, Protocol, np.ndarray, np.ndarray]]:

@@ -293,7 +293,7 @@ def draw_protocol(
     slab = max(1, int(profile.collimation_mm / way.increment_mm))
     slabs = -(-slices // slab)
     shifts = slab_shifts(rng, slabs, rng.uniform(*profile.slab_shift_mm)) if slabs > 1 else ()
-    calcium = calcium_hu_per_mg_cc(kvp, water) / CALCIUM_HU_PER_MG_CC[kvp]
+    calcium = calcium_hu_per_mg_cc(kvp, 200.0) / CALCIUM_HU_PER_MG_CC[kvp]
     plain = Protocol(
         (way.increment_mm, pixel, pixel), (slices, side, side), (float(first_z), float(corner[0]), float(corner[1])),
         way.thickness_mm, fwhm_mm=rng.uniform(*kernel.fwhm_mm), kvp=kvp,

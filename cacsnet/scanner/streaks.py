@@ -109,7 +109,7 @@ def _slice_streaks(metal: Tensor, path_mm: tuple[float, float], protocol: Protoc
     at_x = torch.linspace(-(columns - 1) / 2 * dx, (columns - 1) / 2 * dx, coarse[1]).to(device)
     total = torch.zeros(coarse[0] * coarse[1], device=device)
     for a in range(ANGLES):
-        where = ((at_x * cos[a])[None] + (at_y * sin[a])[:, None]).flatten() / step + bins // 3
+        where = ((at_x * cos[a])[None] + (at_y * sin[a])[:, None]).flatten() / step + bins // 2
         below = where.floor().long().clamp(0, bins - 2)
         part = where - below
         total += filtered[a][below] * (1 - part) + filtered[a][below + 1] * part
