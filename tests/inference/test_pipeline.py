@@ -90,6 +90,7 @@ def test_the_kvp_independent_kernel_is_scored_with_the_thresholds_of_120(thorax,
 
 def test_the_mass_factor_of_the_scan_reaches_every_mass(thorax, model):
     thorax.hu[17, 60:64, 150:154] = 300  # filtered: not coronary
+    thorax.hu[28, 120:124, 104:108] = 600  # between left atrium and ventricle
     settings = InferenceSettings(vessel_filter_mm=15)
     usual = score_scan(thorax, model, settings)
     scan = with_acquisition(thorax, mass_factor=2 * usual.score.mass_factor)
@@ -100,6 +101,7 @@ def test_the_mass_factor_of_the_scan_reaches_every_mass(thorax, model):
     pairs = list(zip(usual.lesions, result.lesions, strict=True))
     assert len(pairs) > 1
     assert all(b["mass_mg"] == pytest.approx(2 * a["mass_mg"]) for a, b in pairs if a["mass_mg"])
+    assert usual.extracoronary["mitral_annulus"].mass_mg > 0
     for name, measures in usual.extracoronary.items():
         assert result.extracoronary[name].mass_mg == pytest.approx(2 * measures.mass_mg)
 

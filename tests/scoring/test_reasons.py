@@ -325,6 +325,13 @@ def test_far_bone_needs_distance_and_volume() -> None:
     assert set(np.unique(codes)) == {0, REASON_INDEX["outside_heart"]}
 
 
+def test_large_calcium_deep_inside_the_heart_is_no_bone() -> None:
+    hu = np.full(SHAPE, 40, dtype=np.int16)
+    hu[8:10, 33:47, 43:57] = 300  # 784 mm³, 12 mm below the ventricle's surface
+    codes = reason_map(hu, hu >= 130, heart(), SPACING, 120)
+    assert set(np.unique(codes)) == {0, REASON_INDEX["other"]}
+
+
 def test_a_faint_edge_of_far_bone_is_bone_not_noise() -> None:
     hu = np.full(SHAPE, 40, dtype=np.int16)
     hu[4:14, 72:77, 40:52] = 300
