@@ -58,7 +58,7 @@ def nearest_lookup(points_mm: np.ndarray, max_mm: float = np.inf) -> DistanceLoo
     tree = cKDTree(points_mm) if len(points_mm) else None
 
     def lookup(places_mm: np.ndarray) -> np.ndarray:
-        if tree is None or len(places_mm) == 0:
+        if tree is None:
             return np.full(len(places_mm), np.inf)
         return np.asarray(tree.query(places_mm, distance_upper_bound=max_mm)[0], dtype=np.float64)
 

@@ -16,9 +16,9 @@ def both(case):
     return [benchmark.way_of(name, case)() for name in ("cacsnet", "SimpleITK")]
 
 
-@pytest.mark.parametrize("lesions", [0, 30])
-def test_both_ways_give_the_same_score(lesions):
-    ours, theirs = both(benchmark.make_case(24, lesions, size=160))
+@pytest.mark.parametrize(("lesions", "where"), [(0, "heart"), (30, "heart"), (30, "whole field")])
+def test_both_ways_give_the_same_score(lesions, where):
+    ours, theirs = both(benchmark.make_case(24, lesions, where, size=160))
     assert ours == pytest.approx(theirs, rel=1e-9)
     assert (ours > 100) == (lesions > 0)
 
@@ -44,6 +44,9 @@ def test_a_case_holds_what_it_says():
     assert (case.hu[case.vessels == 0] > 600).mean() > 0.005  # ribs that are not scored
     found = benchmark.score(case.hu, case.vessels, case.spacing_mm, 120).lesions
     assert 18 <= len(found) <= 20  # two may touch
+    spread = benchmark.make_case(60, 20, "whole field", size=256).vessels
+    extent = [[np.ptp(np.nonzero(labels)[axis]) for axis in (1, 2)] for labels in (case.vessels, spread)]
+    assert max(extent[0]) < 150 < 200 < min(extent[1])
     other = benchmark.make_case(60, 20, size=256, seed=1)
     assert not np.array_equal(case.hu, other.hu)
 
@@ -61,7 +64,7 @@ def test_extra_memory_counts_what_a_call_touches():
 
 def test_the_program_refuses_to_compare_different_scores(monkeypatch):
     case = benchmark.make_case(12, 5, size=96)
-    monkeypatch.setattr(benchmark, "make_case", lambda slices, lesions: case)
+    monkeypatch.setattr(benchmark, "make_case", lambda *_: case)
     monkeypatch.setattr(benchmark, "score_cacsnet", lambda case: 1.0)
     with pytest.raises(SystemExit, match="the scores differ"):
-        benchmark.compare(12, 5)
+        benchmark.compare(12, 5, "heart")
