@@ -17,6 +17,10 @@ OUTSIDE_FOV_HU = -2048
 """Readers set padding to this; any HU below -1024 means "outside the field of view"."""
 
 
+MASS_FACTOR_LIMITS = (2e-4, 2e-3)
+"""mg/mm³ per HU: calcium of 1 mg/cc adds 1.1 to 2.4 HU at 140 to 70 kVp; 5 to 0.5 HU are taken for possible."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Where the voxels are.
@@ -74,7 +78,18 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How the scan was made, as far as the file says. ``None`` means unknown, never "no"."""
+    """How the scan was made, as far as the file says. ``None`` means unknown, never "no".
+
+    Those that change what a HU threshold means:
+
+    Attributes:
+        kvp: tube voltage.
+        tin_filter: the beam was hardened by tin (Siemens Sn100, say): the HU are not those of ``kvp`` without it. Many
+            headers don't say so.
+        multi_energy: acquired with more than one spectrum.
+        virtual_image: "VMI" (monoenergetic, keV) or the name of a material map: computed HU, of no tube voltage.
+        mass_factor: calcium mass calibration of the scanner for this patient, mg/mm³ per HU.
+    """
 
     modality: str | None = None
     kvp: float | None = None
@@ -85,7 +100,10 @@ class Acquisition:
     contrast_agent: str | None = None
     gated: bool | None = None
     iterative_reconstruction: bool | None = None
+    tin_filter: bool | None = None
     multi_energy: bool | None = None
+    virtual_image: str | None = None
+    mass_factor: float | None = None
     heart_rate_bpm: float | None = None
     bmi_kg_m2: float | None = None
     series_description: str | None = None

@@ -45,7 +45,9 @@ from cacsnet.scoring import (
     vote_islands,
 )
 from cacsnet.scoring.agatston import weigh
+from cacsnet.scoring.calibration import Calibration, calibration_of
 from cacsnet.scoring.islands import above
+from cacsnet.scoring.slabs import Slabs, average_scan
 
 Box = tuple[slice, slice, slice]
 
@@ -55,8 +57,10 @@ class CaseResult:
     """What is known about a scan that could be scored.
 
     Attributes:
+        scan: as it was scored: the one given, or its slabs (``settings.slab_mm``). All below lies on its grid.
+        slabs: how its slices were averaged; None if that wasn't asked for.
         status: "ok" or "flagged".
-        flags: short words, see :mod:`cacsnet.inference.quality`; ``kvp_assumed``.
+        flags: short words, see :mod:`cacsnet.inference.quality` and :mod:`cacsnet.scoring.calibration`; ``slab_averaged``.
         score: the coronary score.
         extracoronary: Measures of "aorta", "aortic_valve", "mitral_annulus".
         lesions: rows with ``cacsnet.scoring.LESION_COLUMNS``.
@@ -64,12 +68,14 @@ class CaseResult:
         reasons: uint8 [z, y, x] on the voxels of ``box`` only, index into ``cacsnet.scoring.REASONS``.
         box: slices (z, y, x) of the scan's voxels around the heart where candidates were looked for.
         heart: the localised heart on the coarse grid.
-        kvp: tube voltage that was scored for.
+        calibration: tube voltage and mass factor that it was scored with.
         blood_hu, image_noise_hu: HU; None where there was nothing to measure in.
         windows: how many windows ran and were skipped, per stage of the model.
         seconds: per stage of the pipeline.
     """
 
+    scan: Scan
+    slabs: Slabs | None
     status: str
     flags: tuple[str, ...]
     score: CalciumScore
@@ -79,7 +85,7 @@ class CaseResult:
     reasons: np.ndarray
     box: Box
     heart: Heart
-    kvp: float
+    calibration: Calibration
     blood_hu: float | None
     image_noise_hu: float | None
     windows: dict[str, int]
@@ -113,6 +119,8 @@ def score_scan(
 ) -> CaseResult:
     """Score one scan.
 
+    With ``settings.slab_mm`` its slices are averaged to slabs before anything else.
+
     Args:
         scan: HU [z, y, x] with geometry and acquisition.
         model: coarse and, where there is one, fine stage; runs on the device its weights are on.
@@ -120,15 +128,21 @@ def score_scan(
         on_stage: called with the name of each stage as it starts (for a progress bar).
 
     Raises:
-        TubeVoltageError: the profile has no thresholds for the scan's kVp.
+        TubeVoltageError: the profile has no thresholds for the scan's kVp, a tin filter, a monoenergetic image.
+        ArgumentError: fewer slices than one slab takes, or a mass factor in another unit.
         EnhancedBloodError: contrast-enhanced blood.
         NoHeartError: no heart found, or most of it lies outside the scan.
     """
     settings = settings or InferenceSettings()
     profile = settings.scoring if isinstance(settings.scoring, ScoringProfile) else load_profile(settings.scoring)
-    kvp = settings.assumed_kvp if scan.acquisition.kvp is None else scan.acquisition.kvp
+    calibration = calibration_of(scan.acquisition, profile, settings.assumed_kvp)
+    kvp, mass_factor = calibration.scored_kvp, calibration.mass_factor
     lowest_hu = min(profile.threshold_hu(kvp), profile.volume_threshold(kvp))
-    flags = ["kvp_assumed"] if scan.acquisition.kvp is None else []
+    flags = list(calibration.flags)
+    slabs = None
+    if settings.slab_mm is not None:
+        scan, slabs = average_scan(scan, settings.slab_mm)
+        flags += ["slab_averaged"] if slabs.averaged else []
     flags += quality.acquisition_flags(scan.acquisition, scan.spacing_mm, settings.quality)
     clock = _Clock(on_stage)
 
@@ -197,18 +211,22 @@ def score_scan(
         reasons = reason_map(hu, rejected, native, scan.spacing_mm, kvp, profile, filtered=filtered)
         affine = scan.geometry.affine_lps
         offset = (int(first[0]), int(first[1]), int(first[2]))
-        rows = lesion_table(hu, candidates, kept, reasons, scan.spacing_mm, kvp, profile, affine, offset)
+        rows = lesion_table(
+            hu, candidates, kept, reasons, scan.spacing_mm, kvp, profile, affine, offset, mass_factor=mass_factor
+        )
 
     with clock.stage("score"):
         vessel_map = np.zeros(scan.hu.shape, dtype=np.uint8)
         vessel_map[box] = kept
-        calcium = score(scan.hu, vessel_map, scan.spacing_mm, kvp, profile, affine)
+        calcium = score(scan.hu, vessel_map, scan.spacing_mm, kvp, profile, affine, mass_factor=mass_factor)
         # what fell below the minimum area is no calcium: a picture or a segmentation mustn't show it
         weight, counted = weigh(hu, kept > 0, scan.spacing_mm, kvp, profile)
         vessel_map[box] = np.where((weight > 0) | counted, kept, 0)
-        extracoronary = extracoronary_scores(hu, reasons, scan.spacing_mm, kvp, profile)
+        extracoronary = extracoronary_scores(hu, reasons, scan.spacing_mm, kvp, profile, mass_factor=mass_factor)
 
     return CaseResult(
+        scan=scan,
+        slabs=slabs,
         status="flagged" if flags else "ok",
         flags=tuple(flags),
         score=calcium,
@@ -218,7 +236,7 @@ def score_scan(
         reasons=reasons,
         box=box,
         heart=heart,
-        kvp=float(kvp),
+        calibration=calibration,
         blood_hu=blood_hu if np.isfinite(blood_hu) else None,
         image_noise_hu=noise_hu,
         windows=windows,

@@ -111,7 +111,7 @@ def image_noise_hu(scan: Scan, heart: Heart) -> float | None:
 
 def acquisition_flags(acquisition: Acquisition, spacing_mm: tuple[float, float, float], settings: QualitySettings) -> list[str]:
     """Flags that the header alone gives: contrast_tag, non_gated, gating_unknown, thickness, coarse_pixels,
-    sharp_kernel, iterative_reconstruction, multi_energy (a virtual image has no tube voltage)."""
+    sharp_kernel, iterative_reconstruction, multi_energy, tin_filter and virtual_image (these two can't be scored)."""
     low, high = settings.thickness_mm
     thicknesses = [spacing_mm[0]] + ([acquisition.slice_thickness_mm] if acquisition.slice_thickness_mm else [])
     kernel = (acquisition.kernel or "").split("\\")[0].strip()
@@ -125,6 +125,8 @@ def acquisition_flags(acquisition: Acquisition, spacing_mm: tuple[float, float, 
         "sharp_kernel": bool(kernel) and sharp,
         "iterative_reconstruction": acquisition.iterative_reconstruction is True,
         "multi_energy": acquisition.multi_energy is True,
+        "tin_filter": acquisition.tin_filter is True,
+        "virtual_image": acquisition.virtual_image is not None,
     }
     return [name for name, holds in found.items() if holds]
 

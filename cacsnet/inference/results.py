@@ -29,6 +29,7 @@ from cacsnet.labels import VESSEL_NAMES
 from cacsnet.report.overlay import write_overlay
 from cacsnet.scan import Scan
 from cacsnet.scoring import LESION_COLUMNS, Measures
+from cacsnet.scoring.document import score_document
 
 PARTS = ("total", *VESSEL_NAMES)
 EXTRACORONARY = ("aorta", "aortic_valve", "mitral_annulus")
@@ -72,7 +73,7 @@ def score_row(case: Case, scan: Scan, result: CaseResult, seconds: float) -> Row
         "lesions_total": len(result.score.lesions),
         "risk_category": result.score.risk_category,
         "cac_drs": result.score.cac_drs,
-        "kvp": result.kvp,
+        "kvp": result.calibration.kvp,
         "image_noise_hu": None if result.image_noise_hu is None else round(result.image_noise_hu, 2),
         "seconds": round(seconds, 2),
     }
@@ -124,7 +125,7 @@ def write_case(
     Args:
         output: results folder.
         case: the case.
-        scan: as it was scored.
+        scan: as it was scored (``result.scan``).
         result: from :func:`cacsnet.inference.pipeline.score_scan`.
         row: from :func:`score_row`.
         run: the run manifest (versions, weights, settings), goes into ``scores.json``.
@@ -186,7 +187,6 @@ def _picture(path: Path, case: Case, scan: Scan, result: CaseResult) -> None:
 
 
 def _document(case: Case, scan: Scan, result: CaseResult, row: Row, run: Mapping[str, Any]) -> dict[str, Any]:
-    score = result.score
     return plain(
         {
             "case_id": case.case_id,
@@ -195,14 +195,7 @@ def _document(case: Case, scan: Scan, result: CaseResult, row: Row, run: Mapping
             "flags": list(result.flags),
             "notes": list(scan.notes),
             "scores": row,
-            "rules": {
-                "profile": score.profile,
-                "kvp": score.kvp,
-                "bands_hu": score.bands_hu,
-                "mass_factor": score.mass_factor,
-                "category_rule": score.category_rule,
-                "flags": score.flags,
-            },
+            **score_document(result.score, result.calibration, result.slabs, mass_factor_from(case, scan)),
             "heart": {
                 "plausibility": result.heart.plausibility,
                 "volumes_ml": result.heart.volumes_ml,
@@ -212,6 +205,12 @@ def _document(case: Case, scan: Scan, result: CaseResult, row: Row, run: Mapping
             "run": {**run, "windows": result.windows, "seconds": result.seconds},
         }
     )
+
+
+def mass_factor_from(case: Case, scan: Scan) -> str:
+    """Where a scan's calcium mass factor came from: its manifest or its header."""
+    given = case.overrides.get("mass_factor")
+    return "manifest" if given is not None and given == scan.acquisition.mass_factor else "header (0018,9351)"
 
 
 def plain(value: Any) -> Any:

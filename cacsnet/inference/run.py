@@ -30,8 +30,8 @@ from cacsnet.scoring import ScoringProfile, load_profile, profile_from_mapping
 
 ALL_SCORED, BAD_COMMAND, SOME_FAILED = 0, 2, 3
 KEYS = (
-    *("input", "output", "reference", "checkpoint", "device", "engine", "scoring", "overwrite", "save_structures"),
-    *("patient_salt", "inference"),
+    *("input", "output", "reference", "checkpoint", "device", "engine", "scoring", "slab_mm", "overwrite"),
+    *("save_structures", "patient_salt", "inference"),
 )
 
 
@@ -104,7 +104,12 @@ def check(config: Mapping[str, Any], root: Path, console: Console) -> Command:
         if not isinstance(config.get(key, False), bool):
             raise ConfigError("must be true or false", field=key, value=config[key])
     device = pick_device(str(config.get("device", "auto")))
-    settings = settings_from({**(config.get("inference") or {}), "scoring": pick_profile(config.get("scoring"))})
+    inference = dict(config.get("inference") or {})
+    for key in ("scoring", "slab_mm"):
+        if key in inference:
+            raise ConfigError(f"is a key of its own: {key}=...", field=f"inference.{key}", value=inference[key])
+    inference |= {"scoring": pick_profile(config.get("scoring")), "slab_mm": config.get("slab_mm")}
+    settings = settings_from(inference)
 
     given = config.get("input")
     if given is not None and not Path(str(given)).exists():
@@ -199,6 +204,7 @@ def score_case(
         scan = read_scan(case.path, case.series_uid, patient_salt=command.patient_salt)
         scan = apply_overrides(scan, case)
         result = score_scan(scan, command.model, command.settings, on_stage)
+        scan = result.scan  # as it was scored
         on_stage("writing")
         row = results.score_row(case, scan, result, time.perf_counter() - start)
         results.write_case(command.output, case, scan, result, row, manifest, command.save_structures)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from cacsnet.errors import ConfigError
+from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.scoring.profiles import ScoringProfile
+from cacsnet.scoring.slabs import check_slab_mm
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class InferenceSettings:
         tau: a voxel with ``p_cor`` at or above it is coronary.
         vessel_filter_mm: largest distance of a coronary lesion from the ventricles.
         assumed_kvp: taken, and flagged, where a scan can't say.
+        slab_mm: slices are averaged to slabs of this thickness before everything else; None: scored as they are.
         heart, quality: see there.
     """
 
@@ -93,6 +95,7 @@ class InferenceSettings:
     tau: float = 0.5
     vessel_filter_mm: float = 26.0
     assumed_kvp: float = 120.0
+    slab_mm: float | None = None
     heart: HeartSettings = field(default_factory=HeartSettings)
     quality: QualitySettings = field(default_factory=QualitySettings)
 
@@ -106,6 +109,11 @@ class InferenceSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"must lie in {low:g}..{high:g}", field=f"inference.{name}", value=value)
+        if self.slab_mm is not None:
+            try:
+                check_slab_mm(self.slab_mm)
+            except ArgumentError as error:
+                raise ConfigError(error.message, field="slab_mm", value=self.slab_mm) from None
 
 
 def settings_from(config: Mapping[str, Any]) -> InferenceSettings:

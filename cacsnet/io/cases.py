@@ -54,7 +54,8 @@ def find_cases(input_path: str | Path, patient_salt: str = "") -> list[Case]:
     A folder with DICOM-like files (magic, or a DICOM suffix whatever is inside, or an empty file without suffix) is
     one case; each NIfTI, NRRD or MetaImage file is one. Hidden files, ``DICOMDIR`` and other files are no cases.
     A CSV manifest has the columns ``case_id, path`` and optionally ``patient_id, scan, series_uid`` and any field of
-    :class:`~cacsnet.scan.Acquisition`; its relative paths start at the manifest. Other columns are ignored.
+    :class:`~cacsnet.scan.Acquisition` (``mass_factor`` in mg/mm³ per HU); its relative paths start at the manifest. Other
+    columns are ignored.
 
     Raises:
         ConfigError: no such input, nothing to score in it, a broken manifest, or two cases with one id.

@@ -105,11 +105,11 @@ def read_dicom(path: Path, series_uid: str | None = None, patient_salt: str = ""
     geometry, grid_notes = canonical_geometry(hu.shape, affine, path)
     notes.extend(grid_notes)
 
-    header = slices[0].file.header
     if any(text(s.file.header, "LossyImageCompression") == "01" for s in slices):
         notes.append("the pixels were compressed with loss before")
     uids = [text(s.file.header, "SOPInstanceUID") or "" for s in slices]
-    acquisition = acquisition_of(header, uids if all(uids) else (), patient_salt)
+    acquisition, fact_notes = acquisition_of([s.file.header for s in slices], uids if all(uids) else (), patient_salt)
+    notes.extend(fact_notes)
     return Scan(geometry.from_source(hu), geometry, acquisition, str(path), tuple(notes))
 
 

@@ -109,7 +109,9 @@ def _dataset(scan: Scan, index: int, key: str, series_number: int, unsigned: boo
     ds.PatientBirthDate = ds.PatientSex = ds.AccessionNumber = ds.ReferringPhysicianName = ""
     ds.StudyID, ds.StudyTime, ds.SeriesTime = "1", "000000", "000000"
     ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = series_number, index + 1, 1
-    ds.Modality, ds.ImageType, ds.PatientPosition = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "HFS"
+    image_type = ["ORIGINAL", "PRIMARY", "AXIAL"] if facts.virtual_image is None else ["DERIVED", "PRIMARY", "AXIAL"]
+    ds.ImageType = image_type if facts.virtual_image is None else [*image_type, facts.virtual_image]
+    ds.Modality, ds.PatientPosition = "CT", "HFS"
 
     column_direction, row_direction = (geometry.affine_lps[:3, k] / geometry.spacing_mm[k] for k in (1, 2))
     position = geometry.affine_lps[:3, 3] + index * geometry.affine_lps[:3, 0]
@@ -137,6 +139,8 @@ def _dataset(scan: Scan, index: int, key: str, series_number: int, unsigned: boo
         "ContrastBolusAgent": facts.contrast_agent,
         "HeartRate": None if facts.heart_rate_bpm is None else round(facts.heart_rate_bpm),
         "CardiacSynchronizationTechnique": {None: None, True: "PROSPECTIVE", False: "NONE"}[facts.gated],
+        "FilterMaterial": "TIN" if facts.tin_filter else None,
+        "CalciumScoringMassFactorPatient": None if facts.mass_factor is None else 1000 * facts.mass_factor,
         "MultienergyCTAcquisition": {None: None, True: "YES", False: "NO"}[facts.multi_energy],
     }
     for keyword, found in optional.items():

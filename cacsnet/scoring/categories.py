@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 from cacsnet.errors import ArgumentError
 
 RISK_CATEGORIES: tuple[str, ...] = ("0", "1-100", "101-400", ">400")
 
+_LEVELS: dict[int, tuple[tuple[int, ...], tuple[str, ...]]] = {  # upper edges (inclusive) of all but the last, names
+    4: ((0, 100, 400), RISK_CATEGORIES),
+    5: ((0, 10, 100, 400), ("0", "1-10", "11-100", "101-400", ">400")),
+    6: ((0, 10, 100, 400, 1000), ("0", "1-10", "11-100", "101-400", "401-1000", ">1000")),
+}
 
-def risk_category(agatston: float, rule: str = "real") -> str:
-    """The paper's four categories "0", "1-100", "101-400", ">400" (Sartoretti et al. 2022).
 
-    The paper has no rule for scores between the whole numbers, so both are offered:
+def risk_category(agatston: float, rule: str = "real", levels: int = 4) -> str:
+    """The risk category of a total score.
+
+    Four levels: 0, 1-100, 101-400, > 400 (Sartoretti et al. 2022). Five: 0, 1-10, 11-100, 101-400, > 400 (ascribed to
+    Rumberger: unverified). Six: 0, 1-10, 11-100, 101-400, 401-1000, > 1000 (HL7 FHIR code system
+    coronary-calcium-interpretation). None of them has a rule for scores between the whole numbers, so both are offered:
 
     Args:
         agatston: total Agatston score, ≥ 0.
         rule: "real": 0 | (0, 100] | (100, 400] | > 400; "round": round half up to a whole number, then bin.
+        levels: 4, 5 or 6.
 
     Raises:
-        ArgumentError: a negative or non-finite score, an unknown rule.
+        ArgumentError: a negative or non-finite score, an unknown rule, another number of levels.
     """
     _check(agatston)
     if rule not in ("real", "round"):
         raise ArgumentError("the rule must be 'real' or 'round'", field="rule", value=rule)
-    value = math.floor(agatston + 0.5) if rule == "round" else agatston
-    if value == 0:
-        return RISK_CATEGORIES[0]
-    if value <= 100:
-        return RISK_CATEGORIES[1]
-    return RISK_CATEGORIES[2] if value <= 400 else RISK_CATEGORIES[3]
+    if levels not in _LEVELS:
+        raise ArgumentError("there are categories of 4, 5 and 6 levels", field="levels", value=levels)
+    edges, names = _LEVELS[levels]
+    return names[bisect_left(edges, math.floor(agatston + 0.5) if rule == "round" else agatston)]
 
 
 def cac_drs(agatston: float, n_vessels: int) -> str:

@@ -67,3 +67,13 @@ def check_affine(affine: np.ndarray | None) -> np.ndarray | None:
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise ArgumentError("the affine must be a finite 4 x 4 matrix", field="affine", value=matrix.tolist())
     return matrix
+
+
+def check_mass_factor(mass_factor: float | None) -> None:
+    """None, or a positive finite number (mg/mm³ per HU)."""
+    try:
+        good = mass_factor is None or 0 < float(mass_factor) < np.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ArgumentError("the mass factor must be positive and finite", field="mass_factor", value=mass_factor)

@@ -45,6 +45,26 @@ def surface(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(core & ~inner) + [b.start for b in box]
 
 
+def nearest_lookup(points_mm: np.ndarray, max_mm: float = np.inf) -> DistanceLookup:
+    """Distance to the nearest of some points.
+
+    Args:
+        points_mm: float [n, 3] (z, y, x) mm; may be empty.
+        max_mm: places this far away or farther get inf (a bound makes the search fast).
+
+    Returns:
+        A function from places float [n, 3] to distances float64 [n], both mm; inf everywhere without points.
+    """
+    tree = cKDTree(points_mm) if len(points_mm) else None
+
+    def lookup(places_mm: np.ndarray) -> np.ndarray:
+        if tree is None:
+            return np.full(len(places_mm), np.inf)
+        return np.asarray(tree.query(places_mm, distance_upper_bound=max_mm)[0], dtype=np.float64)
+
+    return lookup
+
+
 def distance_lookup(
     mask: np.ndarray, spacing_mm: Sequence[float], max_mm: float = np.inf, to_surface: bool = False
 ) -> DistanceLookup:
@@ -53,7 +73,7 @@ def distance_lookup(
     Args:
         mask: bool [z, y, x].
         spacing_mm: (dz, dy, dx).
-        max_mm: places farther away get inf (a bound makes the search fast).
+        max_mm: places this far away or farther get inf (a bound makes the search fast).
         to_surface: inside the mask, too, measure to its surface instead of giving 0.
 
     Returns:
@@ -61,15 +81,12 @@ def distance_lookup(
         distances float64 [n] in mm. Inf where the mask is empty.
     """
     spacing = np.array(check_spacing(spacing_mm))
-    points = surface(mask) * spacing
-    tree = cKDTree(points) if len(points) else None
+    nearest = nearest_lookup(surface(mask) * spacing, max_mm)
     shape = np.array(mask.shape)
 
     def lookup(places_mm: np.ndarray) -> np.ndarray:
-        if tree is None or len(places_mm) == 0:
-            return np.full(len(places_mm), np.inf)
-        distance = np.asarray(tree.query(places_mm, distance_upper_bound=max_mm)[0], dtype=np.float64)
-        if not to_surface:
+        distance = nearest(places_mm)
+        if not to_surface and len(places_mm):
             index = np.rint(places_mm / spacing).astype(np.int64)
             known = ((index >= 0) & (index < shape)).all(axis=1)
             inside = np.zeros(len(index), dtype=bool)
@@ -78,3 +95,18 @@ def distance_lookup(
         return distance
 
     return lookup
+
+
+def junction(first_mm: np.ndarray, second_mm: np.ndarray, contact_mm: float) -> np.ndarray:
+    """Where two structures meet: the points of the first that lie within ``contact_mm`` of a point of the second.
+
+    Args:
+        first_mm, second_mm: float [n, 3] (z, y, x) mm, surface points of the structures.
+        contact_mm: largest gap between voxel centres of structures that still touch.
+
+    Returns:
+        float [m, 3], a part of ``first_mm``; empty if they don't meet.
+    """
+    # the search stops strictly below its bound
+    gap = nearest_lookup(second_mm, contact_mm + 1e-6)(first_mm)
+    return first_mm[gap <= contact_mm]

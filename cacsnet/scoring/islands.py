@@ -26,6 +26,12 @@ def bounding_box(mask: np.ndarray) -> Box | None:
     return slice(int(z[0]), int(z[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
 
 
+def nonzero(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(z, y, x) indices of the non-zero voxels, as ``np.nonzero`` but several times faster where they are few."""
+    z, y, x = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    return z, y, x
+
+
 def above(hu: np.ndarray, threshold_hu: float, strict: bool = False) -> np.ndarray:
     """bool: HU ≥ threshold, or > where ``strict``."""
     if hu.dtype.kind == "i":  # compare integers with an integer: no float copy of the volume
@@ -68,7 +74,7 @@ def island_weights(
         uint8 [z, y, x].
     """
     weights = np.zeros(mask.shape, dtype=np.uint8)
-    where = np.nonzero(mask)
+    where = nonzero(mask)
     if where[0].size == 0:
         return weights
     label = islands(mask, connectivity)[where]

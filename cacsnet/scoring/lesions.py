@@ -9,8 +9,8 @@ import cc3d
 import numpy as np
 
 from cacsnet.labels import VESSEL_NAMES
-from cacsnet.scoring.agatston import Measures, Units, assign_vessels, to_lps, weigh
-from cacsnet.scoring.checks import check_affine, check_bool, check_hu, check_labels, check_spacing
+from cacsnet.scoring.agatston import Measures, Units, assign_vessels, kept_voxels, to_lps, weigh
+from cacsnet.scoring.checks import check_affine, check_bool, check_hu, check_labels, check_mass_factor, check_spacing
 from cacsnet.scoring.islands import above, bounding_box, islands
 from cacsnet.scoring.profiles import ScoringProfile, as_profile
 from cacsnet.scoring.reasons import REASON_INDEX, REASONS
@@ -47,6 +47,8 @@ def extracoronary_scores(
     spacing_mm: Sequence[float],
     kvp: float | None,
     profile: str | ScoringProfile = "smartscore",
+    *,
+    mass_factor: float | None = None,
 ) -> dict[str, Measures]:
     """Scores of calcium that isn't coronary; never a part of the coronary total.
 
@@ -58,6 +60,7 @@ def extracoronary_scores(
         spacing_mm: (dz, dy, dx).
         kvp: tube voltage.
         profile: scoring profile.
+        mass_factor: mg/mm³ per HU; None: the profile's default.
 
     Returns:
         Measures for "aorta", "aortic_valve", "mitral_annulus".
@@ -69,24 +72,15 @@ def extracoronary_scores(
     check_hu(hu)
     check_labels(reasons, hu.shape, len(REASONS) - 1, "reasons")
     spacing = check_spacing(spacing_mm)
-    rules.bands(kvp)
-    assert kvp is not None  # bands() refuses None
+    check_mass_factor(mass_factor)
+    rules.bands(kvp)  # refuses an unknown voltage before anything else
+    units = Units.of(spacing, kvp, rules, mass_factor)
     box = bounding_box(reasons)
     if box is None:
         return {name: Measures() for name in EXTRACORONARY}
-    hu, reasons = hu[box], reasons[box]
-    weight, counted = weigh(hu, reasons > 0, spacing, kvp, rules)
-    units = Units.of(spacing, kvp, rules)
-    out = {}
-    for name in EXTRACORONARY:
-        own = reasons == REASON_INDEX[name]
-        own_counted = own & counted
-        out[name] = units.measures(
-            float(weight[own].sum(dtype=np.int64)),
-            float(np.count_nonzero(own_counted)),
-            float(hu[own_counted].sum(dtype=np.float64)),
-        )
-    return out
+    kept = kept_voxels(hu, box, reasons[box], spacing, kvp, rules)
+    measures = kept.measures(units, len(REASONS) - 1)
+    return {name: measures[REASON_INDEX[name] - 1] for name in EXTRACORONARY}
 
 
 def lesion_table(
@@ -99,6 +93,8 @@ def lesion_table(
     profile: str | ScoringProfile = "smartscore",
     affine: np.ndarray | None = None,
     offset: tuple[int, int, int] = (0, 0, 0),
+    *,
+    mass_factor: float | None = None,
 ) -> list[dict[str, Any]]:
     """One row for every kept lesion and rejected candidate.
 
@@ -119,6 +115,7 @@ def lesion_table(
         profile: scoring profile.
         affine: float [4, 4], index (z, y, x, 1) of the *whole scan* to patient LPS mm; None leaves centroids empty.
         offset: (z, y, x) index in the whole scan of the region's first voxel.
+        mass_factor: mg/mm³ per HU; None: the profile's default.
 
     Returns:
         Rows with :data:`LESION_COLUMNS`. ``slices`` is "first-last", z indices from 0 in the whole scan. Centroids are
@@ -134,14 +131,14 @@ def lesion_table(
     check_labels(reasons, hu.shape, len(REASONS) - 1, "reasons")
     spacing = check_spacing(spacing_mm)
     affine = check_affine(affine)
+    check_mass_factor(mass_factor)
     lowest = min(rules.threshold_hu(kvp), rules.volume_threshold(kvp))
-    assert kvp is not None  # threshold_hu() refuses None
     box = bounding_box(candidates | (vessels > 0))
     if box is None:
         return []
     hu, candidates, reasons = hu[box], candidates[box], reasons[box]
     vessel = assign_vessels(hu, vessels[box], kvp, rules)
-    units = Units.of(spacing, kvp, rules)
+    units = Units.of(spacing, kvp, rules, mass_factor)
 
     kept = (vessel > 0) & above(hu, lowest, rules.strict)
     rejected = candidates & ~kept
@@ -232,7 +229,7 @@ def _sums(
 def _row(i: int, what: int, sums: dict[str, np.ndarray], units: Units, affine: np.ndarray | None) -> dict[str, Any]:
     has_calcium = sums["kept"][i] > 0
     is_vessel = what <= _N_VESSELS
-    measures = units.measures(sums["weight"][i], sums["counted"][i], sums["hu"][i])
+    measures = units.measures(sums["weight"][i], sums["counted"][i], sums["hu"][i], 0)  # the table has no isotropic volume
     x, y, z = to_lps([sums[axis][i] for axis in "zyx"], affine) or (None, None, None)
     values = (
         0,  # numbered by the caller

@@ -7,6 +7,7 @@ rules is decided outside a profile.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,6 +43,8 @@ class ScoringProfile:
         fold_lm_into_lad: count LM as LAD (label sets without LM).
         volume_threshold_hu: other threshold for volume and mass; None: the Agatston threshold.
         ha_hu_per_mg_cc: HU per mg/cc hydroxyapatite: the default mass calibration.
+        kvp_independent_kernels: regular expressions (whole name, case ignored) of reconstruction kernels whose images
+            show calcium with the HU of 120 kVp at every voltage, see :func:`scoring_kvp`.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ScoringProfile:
     fold_lm_into_lad: bool
     volume_threshold_hu: float | None
     ha_hu_per_mg_cc: float
+    kvp_independent_kernels: tuple[str, ...]
 
     def __post_init__(self) -> None:
         def require(good: bool, field: str, message: str) -> None:
@@ -76,6 +80,7 @@ class ScoringProfile:
         require(self.min_pixels is None or self.min_pixels >= 1, "min_pixels", "must be at least 1")
         require(self.ha_hu_per_mg_cc > 0, "ha_hu_per_mg_cc", "must be positive")
         require(self.volume_threshold_hu is None or self.volume_threshold_hu > 0, "volume_threshold_hu", "must be > 0")
+        require(_patterns(self.kvp_independent_kernels), "kvp_independent_kernels", "must be a list of regular expressions")
 
     def bands(self, kvp: float | None) -> Bands:
         """Lower HU edges of the weights 1-4 at ``kvp``; the first is the threshold.
@@ -155,7 +160,30 @@ def profile_from_mapping(settings: Mapping[str, Any]) -> ScoringProfile:
     values["kvp_table_hu"] = {
         float(kvp): _four(name, f"kvp_table_hu.{kvp}", row) for kvp, row in settings["kvp_table_hu"].items()
     }
+    if isinstance(settings["kvp_independent_kernels"], list | tuple):
+        values["kvp_independent_kernels"] = tuple(settings["kvp_independent_kernels"])
     return ScoringProfile(**values)
+
+
+def scoring_kvp(kvp: float | None, kernel: str | None, profile: str | ScoringProfile = "smartscore") -> float | None:
+    """The tube voltage whose thresholds fit an image: 120 for a kernel independent of it, else the tube voltage itself.
+
+    Some kernels (Siemens Sa36) show calcium with the HU of 120 kVp whatever the voltage; scaled thresholds would be wrong
+    twice. This says nothing about tin-filtered beams (Sn100) and monoenergetic images of other kernels, whose nominal
+    voltage doesn't describe the spectrum: the caller must refuse or flag these.
+
+    Args:
+        kvp: tube voltage of the scan; None if unknown.
+        kernel: name of the reconstruction kernel, the first of several (DICOM separates them with a backslash).
+        profile: name or profile.
+
+    Returns:
+        What :func:`cacsnet.scoring.score` takes as ``kvp``; None if unknown.
+    """
+    name = (kernel or "").split("\\")[0].strip()
+    patterns = as_profile(profile).kvp_independent_kernels
+    independent = any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in patterns)
+    return 120.0 if name and independent else kvp
 
 
 def as_profile(profile: str | ScoringProfile) -> ScoringProfile:
@@ -173,3 +201,10 @@ def _four(name: str, field: str, values: Any) -> Bands:
 
 def _rising(bands: Bands) -> bool:
     return 0 < bands[0] < bands[1] < bands[2] < bands[3]
+
+
+def _patterns(values: object) -> bool:
+    try:
+        return isinstance(values, tuple) and all(re.compile(pattern) for pattern in values)
+    except (TypeError, re.error):
+        return False

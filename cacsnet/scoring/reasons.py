@@ -1,7 +1,8 @@
 """Why the network's rejected candidates were rejected: a name from the geometry around each.
 
-A first version: fixed distances to the structure labels. A reason explains a rejection; it never overrides a kept
-candidate. All distances and factors are unverified defaults.
+The place rules look at distances to the structure labels and to two junctions: aorta-left ventricle (the aortic valve) and
+left atrium-left ventricle (the mitral valve). A reason explains a rejection; it never overrides a kept candidate. The
+rules with their sources are in ``docs/reasons.md``; ``benchmarks/reasons.py`` measures them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 
 from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES
 from cacsnet.scoring.checks import check_bool, check_hu, check_labels, check_spacing
-from cacsnet.scoring.distances import distance_lookup
-from cacsnet.scoring.islands import bounding_box, islands
+from cacsnet.scoring.distances import junction, nearest_lookup, surface
+from cacsnet.scoring.islands import above, bounding_box, islands, nonzero
 from cacsnet.scoring.profiles import ScoringProfile, as_profile
 
 REASONS: tuple[str, ...] = (
@@ -32,33 +33,45 @@ REASONS: tuple[str, ...] = (
 )
 REASON_INDEX: dict[str, int] = {name: i for i, name in enumerate(REASONS)}
 
+PLACES: tuple[str, ...] = ("aortic_valve", "aorta", "mitral_annulus", "pericardium", "outside_heart", "other")
+"""Reasons that are places, in the order in which they are tried; "other" is the inside of the heart."""
+
+_CHAMBERS = ("left_ventricle", "right_ventricle", "left_atrium", "right_atrium", "myocardium")
+
 
 @dataclass(frozen=True)
 class ReasonSettings:
-    """Limits of the rules in :func:`name_reason`. Units are in the names.
+    """Limits of the rules. Units are in the names; where each comes from is in ``docs/reasons.md``.
 
     Attributes:
         metal_hu: peak from which a component is metal or a stent.
-        bone_distance_mm: farther from every heart structure is bone.
-        bone_volume_mm3: a larger connected component is bone.
+        bone_volume_mm3: a larger bright component is bone, wherever it lies ...
+        far_bone_volume_mm3, bone_distance_mm: ... and one larger than this if it is farther than this from the heart.
         noise_area_factor: a component without an island of this many minimum areas may be noise ...
         noise_margin_hu: ... if its peak is less than this above the threshold, too.
-        aorta_distance_mm, aorta_fraction: aortic wall if this fraction of the voxels lies this close to the aorta.
-        valve_distance_mm: aortic valve if this close to the aorta and to the left ventricle.
-        mitral_distance_mm: mitral annulus if this close to the left atrium and to the left ventricle or myocardium.
-        pericardium_distance_mm: pericardium if this close to the heart's outer surface.
+        contact_mm: structures whose surfaces are this close meet (a coarse voxel and a half).
+        annulus_distance_mm: aortic valve if this close to the aorta-left ventricle junction ...
+        valve_distance_mm, valve_depth_mm: ... or this close to it and at least this deep inside the aorta.
+        aorta_distance_mm: aorta if inside it or this close to it.
+        mitral_distance_mm: mitral annulus if this close to the left atrium-left ventricle junction.
+        pericardium_distance_mm: pericardium if this close to the surface of the chambers ...
+        pericardium_depth_mm: ... or inside them, but not deeper than this.
     """
 
-    metal_hu: float = 2000.0
-    bone_distance_mm: float = 15.0
+    metal_hu: float = 2500.0
     bone_volume_mm3: float = 3000.0
+    far_bone_volume_mm3: float = 500.0
+    bone_distance_mm: float = 10.0
     noise_area_factor: float = 3.0
     noise_margin_hu: float = 30.0
-    aorta_distance_mm: float = 3.0
-    aorta_fraction: float = 0.5
-    valve_distance_mm: float = 6.0
-    mitral_distance_mm: float = 8.0
-    pericardium_distance_mm: float = 8.0
+    contact_mm: float = 4.5
+    annulus_distance_mm: float = 5.0
+    valve_distance_mm: float = 18.0
+    valve_depth_mm: float = 2.0
+    aorta_distance_mm: float = 4.0
+    mitral_distance_mm: float = 12.0
+    pericardium_distance_mm: float = 12.0
+    pericardium_depth_mm: float = 3.0
 
 
 REASON_DEFAULTS = ReasonSettings()
@@ -68,18 +81,13 @@ REASON_DEFAULTS = ReasonSettings()
 class ComponentFacts:
     """What the rules look at in one 3-D 26-connected component of rejected candidates.
 
-    Distances in mm are the component's smallest; None: no structures known. Inf: none within reach.
-
     Attributes:
         peak_hu: highest HU.
         margin_hu: peak minus the calcium threshold.
         island_factor: area of its largest island in a slice, in minimum areas of the profile.
-        volume_mm3: volume.
-        heart_mm: to any heart structure.
-        surface_mm: to the outer surface of the chambers and the myocardium.
-        aorta_mm, left_ventricle_mm, left_atrium_mm, left_heart_wall_mm: to the aorta, the left ventricle's blood pool,
-            the left atrium, the left ventricle or its myocardium.
-        aorta_fraction: fraction of the voxels within ``aorta_distance_mm`` of the aorta.
+        volume_mm3: volume of the bright component of the region that it is a part of: bone goes on where no candidate is.
+        heart_mm: smallest distance to any heart structure; inf: out of reach.
+        place: the one of :data:`PLACES` that holds most of its voxels; None: no structures known.
         filtered: the network kept it, the vessel filter removed it.
     """
 
@@ -87,44 +95,111 @@ class ComponentFacts:
     margin_hu: float
     island_factor: float
     volume_mm3: float
-    heart_mm: float | None = None
-    surface_mm: float = np.inf
-    aorta_mm: float = np.inf
-    left_ventricle_mm: float = np.inf
-    left_atrium_mm: float = np.inf
-    left_heart_wall_mm: float = np.inf
-    aorta_fraction: float = 0.0
+    heart_mm: float = 0.0
+    place: str | None = None
     filtered: bool = False
 
 
 def name_reason(facts: ComponentFacts, settings: ReasonSettings = REASON_DEFAULTS) -> str:
     """One of :data:`REASONS` for a rejected component; the first rule that holds.
 
-    Order: metal, bone, noise, aortic valve, aorta, mitral annulus, pericardium, outside the heart, other. Noise comes
-    before the anatomical names so that specks don't add up to a valve score; the valve comes before the aorta because
-    it lies within the root, which is labelled aorta.
+    Order: metal, bone, noise, place. Noise comes before the places so that specks don't add up to a valve score. What
+    the vessel filter removed is outside the heart unless it has a better name.
     """
     s = settings
     if facts.peak_hu >= s.metal_hu:
         return "metal_or_stent"
     if facts.volume_mm3 > s.bone_volume_mm3:
         return "bone"
-    if facts.heart_mm is not None and facts.heart_mm > s.bone_distance_mm:
+    if facts.volume_mm3 > s.far_bone_volume_mm3 and facts.heart_mm > s.bone_distance_mm:
         return "bone"
     if facts.island_factor < s.noise_area_factor and facts.margin_hu < s.noise_margin_hu:
         return "noise"
-    if facts.heart_mm is not None:
-        if max(facts.aorta_mm, facts.left_ventricle_mm) <= s.valve_distance_mm:
-            return "aortic_valve"
-        if facts.aorta_fraction >= s.aorta_fraction:
-            return "aorta"
-        if max(facts.left_atrium_mm, facts.left_heart_wall_mm) <= s.mitral_distance_mm:
-            return "mitral_annulus"
-        if facts.surface_mm <= s.pericardium_distance_mm:
-            return "pericardium"
-        if facts.filtered or facts.heart_mm > s.pericardium_distance_mm:
-            return "outside_heart"
-    return "outside_heart" if facts.filtered else "other"
+    place = facts.place or "other"
+    return "outside_heart" if facts.filtered and place == "other" else place
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """What the places are measured to: surface and junction points, float [n, 3] (z, y, x) mm, index x spacing.
+
+    Attributes:
+        heart: surface of all structures together.
+        chambers: surface of the chambers and the left ventricle's myocardium together.
+        aorta: surface of the aorta.
+        aortic_junction: the aorta's surface where it meets the left ventricle.
+        mitral_junction: the left atrium's surface where it meets the left ventricle.
+    """
+
+    heart: np.ndarray
+    chambers: np.ndarray
+    aorta: np.ndarray
+    aortic_junction: np.ndarray
+    mitral_junction: np.ndarray
+
+    @classmethod
+    def of(
+        cls, structures: np.ndarray, spacing_mm: Sequence[float], contact_mm: float = REASON_DEFAULTS.contact_mm
+    ) -> Landmarks:
+        """Measure a structure map, uint8 [z, y, x]; a structure that isn't there has no points.
+
+        Labels that touch from slice to slice are one increment apart, so thicker increments widen ``contact_mm``.
+        """
+        spacing = np.array(check_spacing(spacing_mm))
+        aorta, left_ventricle, left_atrium = (
+            surface(structures == STRUCTURE_INDEX[name]) * spacing for name in ("aorta", "left_ventricle", "left_atrium")
+        )
+        reach = max(contact_mm, float(spacing.max()))
+        return cls(
+            heart=surface(structures > 0) * spacing,
+            chambers=surface(_chambers(structures)) * spacing,
+            aorta=aorta,
+            aortic_junction=junction(aorta, left_ventricle, reach),
+            mitral_junction=junction(left_atrium, left_ventricle, reach),
+        )
+
+
+def place_voxels(
+    index: np.ndarray,
+    structures: np.ndarray,
+    spacing_mm: Sequence[float],
+    landmarks: Landmarks,
+    settings: ReasonSettings = REASON_DEFAULTS,
+) -> np.ndarray:
+    """The place of single voxels.
+
+    Args:
+        index: int [n, 3], (z, y, x) of the voxels.
+        structures: uint8 [z, y, x], structure labels.
+        spacing_mm: (dz, dy, dx).
+        landmarks: of ``structures``.
+        settings: limits of the rules.
+
+    Returns:
+        uint8 [n], index into :data:`PLACES`.
+    """
+    s = settings
+    places = index * np.array(check_spacing(spacing_mm))
+    labels = structures[tuple(index.T)]
+
+    def distance(points: np.ndarray, reach: float) -> np.ndarray:
+        return nearest_lookup(points, reach + 1e-6)(places)  # the search stops strictly below its bound
+
+    valve = distance(landmarks.aortic_junction, max(s.annulus_distance_mm, s.valve_distance_mm))
+    mitral = distance(landmarks.mitral_junction, s.mitral_distance_mm)
+    aorta = distance(landmarks.aorta, max(s.aorta_distance_mm, s.valve_depth_mm))
+    chambers = distance(landmarks.chambers, max(s.pericardium_distance_mm, s.pericardium_depth_mm))
+    in_aorta = labels == STRUCTURE_INDEX["aorta"]
+    in_chambers = _chambers(labels)
+    rules = {
+        "aortic_valve": (valve <= s.annulus_distance_mm)
+        | ((valve <= s.valve_distance_mm) & in_aorta & (aorta >= s.valve_depth_mm)),
+        "aorta": in_aorta | (aorta <= s.aorta_distance_mm),
+        "mitral_annulus": mitral <= s.mitral_distance_mm,
+        "pericardium": chambers <= np.where(in_chambers, s.pericardium_depth_mm, s.pericardium_distance_mm),
+        "outside_heart": ~in_chambers,
+    }
+    return np.select([rules[name] for name in PLACES[:-1]], list(range(len(PLACES) - 1)), len(PLACES) - 1).astype(np.uint8)
 
 
 def reason_map(
@@ -174,62 +249,50 @@ def reason_map(
     if box is None:
         return out
     component, n = cc3d.connected_components(rejected[box], connectivity=26, return_N=True)
-    inside = np.nonzero(component)
+    inside = nonzero(component)
     number = component[inside].astype(np.int64)
-    where = tuple(i + b.start for i, b in zip(inside, box, strict=True))
+    index = np.stack(inside, axis=1) + [b.start for b in box]
+    where = tuple(index.T)
 
-    size = np.bincount(number, minlength=n + 1)
     peak = _extreme(np.maximum, number, hu[where], n)
     island = islands(rejected[box], rules.connectivity)[inside]
     largest = _extreme(np.maximum, number, np.bincount(island)[island], n)
+    bright = cc3d.connected_components(rejected | above(hu, threshold, rules.strict), connectivity=26)
+    volume = _extreme(np.maximum, number, cc3d.statistics(bright)["voxel_counts"][bright[where]], n) * float(np.prod(spacing))
     removed = np.zeros(n + 1, dtype=bool)
     if filtered is not None:
         removed[number[filtered[where]]] = True
 
-    near: dict[str, np.ndarray] = {}
-    fraction = np.zeros(n + 1)
-    if structures is not None:
-        places = np.stack(where, axis=1) * np.array(spacing)
-        for name, (labels, reach, to_surface) in _targets(settings).items():
-            member = np.zeros(len(STRUCTURES), dtype=bool)
-            member[list(labels)] = True
-            # the search stops strictly below its bound, so reach a little farther than the rule asks for
-            distance = distance_lookup(member[structures], spacing, reach + 1e-6, to_surface)(places)
-            near[name] = _extreme(np.minimum, number, distance, n)
-            if name == "aorta_mm":
-                close = np.bincount(number, weights=distance <= settings.aorta_distance_mm, minlength=n + 1)
-                fraction = close / np.maximum(size, 1)
+    def facts(k: int, heart_mm: float = 0.0, place: str | None = None) -> ComponentFacts:
+        margin, factor = float(peak[k]) - threshold, float(largest[k]) / least
+        return ComponentFacts(float(peak[k]), margin, factor, float(volume[k]), heart_mm, place, bool(removed[k]))
 
-    code = np.zeros(n + 1, dtype=np.uint8)
-    voxel_mm3 = float(np.prod(spacing))
-    for k in range(1, n + 1):
-        facts = ComponentFacts(
-            peak_hu=float(peak[k]),
-            margin_hu=float(peak[k]) - threshold,
-            island_factor=float(largest[k]) / least,
-            volume_mm3=float(size[k]) * voxel_mm3,
-            aorta_fraction=float(fraction[k]),
-            filtered=bool(removed[k]),
-            **{name: float(values[k]) for name, values in near.items()},
-        )
-        code[k] = REASON_INDEX[name_reason(facts, settings)]
-    out[where] = code[number]
+    # most voxels (bone, noise) have their name without a distance; far bone may still hide among the noise
+    names = [""] + [name_reason(facts(k), settings) for k in range(1, n + 1)]
+    far_bone = volume > settings.far_bone_volume_mm3
+    unsettled = np.array(
+        [name in ("other", "outside_heart") or (name == "noise" and far_bone[k]) for k, name in enumerate(names)]
+    )
+    if structures is not None and unsettled.any():
+        pick = unsettled[number]
+        number, index = number[pick], index[pick]
+        landmarks = Landmarks.of(structures, spacing, settings.contact_mm)
+        heart = nearest_lookup(landmarks.heart, settings.bone_distance_mm + 1e-6)(index * np.array(spacing))
+        heart[structures[tuple(index.T)] > 0] = 0.0
+        nearest = _extreme(np.minimum, number, heart, n)
+        votes = np.zeros((n + 1, len(PLACES)), dtype=np.int64)
+        np.add.at(votes, (number, place_voxels(index, structures, spacing, landmarks, settings)), 1)
+        for k in np.flatnonzero(unsettled).tolist():
+            names[k] = name_reason(facts(k, float(nearest[k]), PLACES[int(votes[k].argmax())]), settings)
+    out[where] = np.array([REASON_INDEX[name] for name in names], dtype=np.uint8)[component[inside]]
     return out
 
 
-def _targets(s: ReasonSettings) -> dict[str, tuple[tuple[int, ...], float, bool]]:
-    """For each distance in ComponentFacts: structure labels, how far the rules look, whether to measure inside, too."""
-    at = STRUCTURE_INDEX
-    wall = (at["left_ventricle"], at["myocardium"])
-    chambers = (*wall, at["right_ventricle"], at["left_atrium"], at["right_atrium"])
-    return {
-        "heart_mm": (tuple(range(1, len(STRUCTURES))), s.bone_distance_mm, False),
-        "surface_mm": (chambers, s.pericardium_distance_mm, True),
-        "aorta_mm": ((at["aorta"],), max(s.valve_distance_mm, s.aorta_distance_mm), False),
-        "left_ventricle_mm": ((at["left_ventricle"],), s.valve_distance_mm, False),
-        "left_atrium_mm": ((at["left_atrium"],), s.mitral_distance_mm, False),
-        "left_heart_wall_mm": (wall, s.mitral_distance_mm, False),
-    }
+def _chambers(structures: np.ndarray) -> np.ndarray:
+    """bool, same shape: chambers and left-ventricular myocardium."""
+    member = np.zeros(len(STRUCTURES), dtype=bool)
+    member[[STRUCTURE_INDEX[name] for name in _CHAMBERS]] = True
+    return member[structures]
 
 
 def _extreme(pick: np.ufunc, number: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:

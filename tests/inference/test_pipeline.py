@@ -55,13 +55,89 @@ def test_no_candidates_is_zero_and_runs_no_fine_window(thorax, model):
 
 def test_unknown_kvp_is_assumed_and_flagged(thorax, model):
     result = score_scan(with_acquisition(thorax, kvp=None), model)
-    assert (result.status, result.flags, result.kvp) == ("flagged", ("kvp_assumed",), 120.0)
+    assert (result.status, result.flags, result.calibration.kvp) == ("flagged", ("kvp_assumed",), 120.0)
     assert result.score.total.agatston == pytest.approx(AGATSTON)
 
 
-def test_kvp_without_thresholds_is_refused(thorax, model):
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"kvp": 90.0},
+        {"kvp": 110.0},
+        {"kvp": 140.0},
+        {"tin_filter": True},
+        {"kvp": 100.0, "tin_filter": True, "kernel": "Sa36f"},
+        {"virtual_image": "VMI"},
+        {"kvp": None, "multi_energy": True},
+    ],
+)
+def test_spectra_without_thresholds_are_refused_before_a_network_runs(thorax, model, facts):
     with pytest.raises(TubeVoltageError):
-        score_scan(with_acquisition(thorax, kvp=90.0), model)
+        score_scan(with_acquisition(thorax, **facts), model)
+    assert model.coarse.network.calls == 0
+
+
+def test_the_kvp_independent_kernel_is_scored_with_the_thresholds_of_120(thorax, model):
+    scan = with_acquisition(thorax, kvp=80.0, kernel="Sa36f\\3")
+    result = score_scan(scan, model, InferenceSettings(scoring="siemens"))
+    assert result.flags == ("kvp_independent_kernel",)
+    assert (result.score.kvp, result.score.bands_hu[0], result.calibration.kvp) == (120.0, 130.0, 80.0)
+    assert result.score.total.agatston == pytest.approx(AGATSTON)
+    other = score_scan(with_acquisition(thorax, kvp=80.0), model, InferenceSettings(scoring="siemens"))
+    assert other.score.bands_hu[0] == 177
+    assert other.score.total.agatston == pytest.approx(AGATSTON * 2 / 3)  # 300 HU have weight 2 at 80 kVp
+
+
+def test_the_mass_factor_of_the_scan_reaches_every_mass(thorax, model):
+    thorax.hu[17, 60:64, 150:154] = 300  # filtered: not coronary
+    thorax.hu[28, 120:124, 104:108] = 600  # between left atrium and ventricle
+    settings = InferenceSettings(vessel_filter_mm=15)
+    usual = score_scan(thorax, model, settings)
+    scan = with_acquisition(thorax, mass_factor=2 * usual.score.mass_factor)
+    result = score_scan(scan, model, settings)
+    assert "mass_calibration_default" in usual.score.flags
+    assert "mass_calibration_default" not in result.score.flags
+    assert result.score.total.mass_mg == pytest.approx(2 * usual.score.total.mass_mg)
+    pairs = list(zip(usual.lesions, result.lesions, strict=True))
+    assert len(pairs) > 1
+    assert all(b["mass_mg"] == pytest.approx(2 * a["mass_mg"]) for a, b in pairs if a["mass_mg"])
+    assert usual.extracoronary["mitral_annulus"].mass_mg > 0
+    for name, measures in usual.extracoronary.items():
+        assert result.extracoronary[name].mass_mg == pytest.approx(2 * measures.mass_mg)
+
+
+def thin_slices(scan, n=3, more=1):
+    """The scan as n identical slices for each of its own, and some slices of air above."""
+    hu = np.concatenate([scan.hu.repeat(n, axis=0), np.full((more, *scan.hu.shape[1:]), -1000, np.int16)])
+    dz, dy, dx = scan.spacing_mm
+    facts = replace(scan.acquisition, slice_thickness_mm=dz / n)
+    return Scan(hu, Geometry.axial(hu.shape, (dz / n, dy, dx)), facts, scan.source)
+
+
+def test_thin_slices_are_averaged_before_everything_else(thorax, model):
+    whole = score_scan(thorax, model)
+    thin = thin_slices(thorax)
+    result = score_scan(thin, model, InferenceSettings(slab_mm=2.5))
+    assert result.flags == ("slab_averaged",)  # the header's thickness is no longer that of what was scored
+    assert (result.slabs.n_slices, result.slabs.n_dropped) == (3, 1)
+    assert result.scan.hu.shape == result.vessel_map.shape == thorax.hu.shape
+    assert result.scan.spacing_mm == thorax.spacing_mm
+    assert result.score.total.agatston == pytest.approx(whole.score.total.agatston)
+    assert result.image_noise_hu == whole.image_noise_hu
+    kept, before = (next(row for row in r.lesions if row["kept"]) for r in (result, whole))
+    assert kept["slices"] == before["slices"]
+    assert kept["centroid_z_mm"] == pytest.approx(before["centroid_z_mm"] + 2.5 / 3)  # in the middle of its three slices
+    plain = score_scan(thin, model)
+    assert plain.slabs is None
+    assert plain.scan is thin
+    assert "thickness" in plain.flags
+
+
+def test_slices_as_thick_as_a_slab_stay_as_they_are(thorax, model):
+    result = score_scan(thorax, model, InferenceSettings(slab_mm=3))
+    assert result.flags == ()
+    assert result.scan is thorax
+    assert result.slabs.n_slices == 1
 
 
 def test_a_lesion_far_from_the_ventricles_is_filtered(thorax, model):

@@ -41,6 +41,8 @@ def located(thorax, model):
         (STANDARD, (3.0, 1.2, 1.2), ["coarse_pixels"]),
         (replace(STANDARD, iterative_reconstruction=True), SPACING, ["iterative_reconstruction"]),
         (replace(STANDARD, multi_energy=True), SPACING, ["multi_energy"]),
+        (replace(STANDARD, tin_filter=True), SPACING, ["tin_filter"]),
+        (replace(STANDARD, virtual_image="VMI"), SPACING, ["virtual_image"]),
     ],
 )
 def test_acquisition_flags(acquisition, spacing, flags):

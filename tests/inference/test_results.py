@@ -8,14 +8,17 @@ import sys
 import types
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from conftest import SPACING
+from conftest import PLAQUE_HU, SPACING, with_acquisition
 from rich.console import Console
 
 from cacsnet.inference import results, run
+from cacsnet.io import write_dicom_series
 from cacsnet.io.write import write_nifti
 from cacsnet.scan import Geometry
+from cacsnet.scoring.__main__ import main as scoring_main
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("scores.json", "lesions.csv", "labels.nii.gz", "overlay.png")
@@ -111,6 +114,118 @@ def test_resume_skips_finished_and_retries_failed(cohort, fake_model):
     assert list(table(out / "failures.csv")) == ["c"]
 
 
+def test_scores_json_has_all_measures_categories_and_rules(cohort, fake_model):
+    start(cohort)
+    document = json.loads((cohort.parent / "out" / "a" / "scores.json").read_text())
+    assert set(document["measures"]) == {"total", "LM", "LAD", "LCX", "RCA"}
+    for name, measures in document["measures"].items():
+        assert set(measures) == {"agatston", "volume_mm3", "mass_mg", "volume_isotropic_mm3"}
+        for kind in ("agatston", "volume_mm3", "mass_mg"):
+            assert measures[kind] == pytest.approx(document["scores"][f"{kind}_{name}"], abs=1e-6)
+    assert document["measures"]["total"]["volume_isotropic_mm3"] > 0
+    levels = {"risk_category": "1-100", "risk_category_5": "11-100", "risk_category_6": "11-100", "cac_drs": "A1/N1"}
+    assert document["categories"] == levels
+    assert document["rules"]["mass_factor_from"] == "profile default"
+    assert (document["rules"]["kvp"], document["rules"]["kvp_of_scan"]) == (120.0, 120.0)
+    assert document["slab"] is None
+
+
+def test_a_mass_factor_of_the_manifest_is_used_and_named(cohort, fake_model):
+    cohort.write_text("case_id,path,kvp,mass_factor\na,good.nii.gz,120,0.0009\nb,good.nii.gz,120,0.9\n")
+    assert start(cohort)[0] == 3
+    rules = json.loads((cohort.parent / "out" / "a" / "scores.json").read_text())["rules"]
+    assert (rules["mass_factor"], rules["mass_factor_from"]) == (0.0009, "manifest")
+    assert "mass_calibration_default" not in rules["flags"]
+    failed = table(cohort.parent / "out" / "failures.csv")["b"]
+    assert failed["error"] == "bad_argument"
+    assert "divided by 1000" in failed["message"]
+
+
+def test_no_spectrum_without_thresholds_is_scored(cohort, thorax, fake_model):
+    cases = {
+        "tin": {"kvp": 100.0, "tin_filter": True},
+        "kev": {"virtual_image": "VMI"},
+        "kvp110": {"kvp": 110.0},
+        "kvp140": {"kvp": 140.0},
+        "good": {},
+    }
+    folder = cohort.parent / "dicom"
+    for name, facts in cases.items():
+        write_dicom_series(with_acquisition(thorax, **facts), folder / name, name)
+    code, text = start(folder, output=str(cohort.parent / "spectra"))
+    assert code == 3
+    rows = table(cohort.parent / "spectra" / "scores.csv")
+    assert rows["good"]["status"] == "ok"
+    refused = {name: row["flags"] for name, row in rows.items() if name != "good"}
+    expected = {"kev": ["multi_energy", "virtual_image"], "tin": ["tin_filter"], "kvp110": [], "kvp140": []}
+    assert refused == {name: ";".join(["kvp_not_scorable", *more]) for name, more in expected.items()}
+    assert all(rows[name]["agatston_total"] == "" for name in refused)
+    assert "tin" in text
+
+
+@pytest.fixture
+def thin(cohort, thorax_hu):
+    """The good scan as slices of 2.5 / 3 mm, with two slices that fill no slab."""
+    hu = np.concatenate([thorax_hu.repeat(3, axis=0), np.full((2, *thorax_hu.shape[1:]), -1000, np.int16)])
+    geometry = Geometry.axial(hu.shape, (2.5 / 3, 1.0, 1.0), (-10.0, 20.0, 300.0))
+    write_nifti(cohort.parent / "thin.nii.gz", hu, geometry)
+    cohort.write_text("case_id,path,kvp,gated\na,thin.nii.gz,120,true\n")
+    return cohort
+
+
+def rescore(*arguments):
+    console = Console(record=True, width=200, file=io.StringIO())
+    return scoring_main([str(a) for a in arguments], console), console.export_text()
+
+
+@pytest.mark.parametrize("case", ["good", "thin"])
+def test_unedited_labels_score_what_scores_csv_says(cohort, fake_model, case, request):
+    options = [] if case == "good" else ["slab_mm=2.5"]
+    if case == "thin":
+        request.getfixturevalue("thin")
+    start(cohort, slab_mm=2.5 if options else None)
+    out = cohort.parent / "out"
+    row = table(out / "scores.csv")["a"]
+    assert float(row["agatston_total"]) > 0
+    labels = out / "a" / "labels.nii.gz"
+    code, text = rescore(cohort.parent / f"{case}.nii.gz", labels, "kvp=120", f"output={out / 'again'}", *options)
+    assert code == 0, text
+    measures = json.loads((out / "again" / "scores.json").read_text())["measures"]
+    for name in ("total", "LM", "LAD", "LCX", "RCA"):
+        for kind in ("agatston", "volume_mm3", "mass_mg"):
+            assert round(measures[name][kind], 6) == float(row[f"{kind}_{name}"])
+
+
+def test_labels_of_slabs_lie_where_the_slabs_are(thin, fake_model):
+    assert start(thin, slab_mm=2.5)[0] == 0
+    out = thin.parent / "out"
+    document = json.loads((out / "a" / "scores.json").read_text())
+    assert "slab_averaged" in document["flags"]
+    slab = {"slab_mm": 2.5, "n_slices": 3, "increment_mm": 2.5, "n_slabs": 44, "n_dropped": 2}
+    assert {key: document["slab"][key] for key in slab} == slab
+    assert any("2 slice(s) at the head" in note for note in document["notes"])
+    row = table(out / "scores.csv")["a"]
+    assert row["slice_increment_mm"] == "2.5"
+    assert "slab_averaged" in row["flags"].split(";")
+    # of the slab with the plaque, as the scan's own file places its three slices
+    scan, labels = (nib.load(path) for path in (thin.parent / "thin.nii.gz", out / "a" / "labels.nii.gz"))
+    index = np.argwhere(np.asarray(labels.dataobj) > 0)
+    place = nib.affines.apply_affine(labels.affine, index.mean(0))
+    slices = np.argwhere(np.asarray(scan.dataobj) == PLAQUE_HU)
+    assert place == pytest.approx(nib.affines.apply_affine(scan.affine, slices.mean(0)), abs=1e-3)
+
+
+def test_another_slab_thickness_is_not_mixed_into_the_same_table(thin, fake_model):
+    assert start(thin, slab_mm=2.5)[0] == 0
+    for other in (None, 3):
+        code, text = start(thin, slab_mm=other)
+        assert code == 2
+        assert "overwrite=true" in text
+    assert "1 finished" in start(thin, slab_mm=2.5)[1]
+    assert start(thin, slab_mm=None, overwrite=True)[0] == 0
+    assert json.loads((thin.parent / "out" / "a" / "scores.json").read_text())["slab"] is None
+
+
 def test_another_profile_is_not_mixed_into_the_same_table(cohort, fake_model):
     start(cohort)
     code, text = start(cohort, scoring="agatston1990")
@@ -185,6 +300,11 @@ def test_results_inside_the_input_are_no_scans(cohort, fake_model):
         ({"inference": {"tua": 0.5}}, "tau"),
         ({"inference": {"tau": 5}}, "0..1"),
         ({"colour": "red"}, "unknown key"),
+        ({"slab_mm": 0}, "at most 10"),
+        ({"slab_mm": "thick"}, "at most 10"),
+        ({"slab_mm": True}, "at most 10"),
+        ({"inference": {"slab_mm": 3}}, "key of its own"),
+        ({"inference": {"scoring": "siemens"}}, "key of its own"),
     ],
 )
 def test_bad_commands(cohort, fake_model, changes, message):

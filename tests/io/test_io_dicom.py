@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -333,12 +334,78 @@ def test_paths_that_are_no_scans(tmp_path: Path) -> None:
         ({"HeartRate": 61}, "heart_rate_bpm", 61.0),
         ({"PatientWeight": "81", "PatientSize": "1.8"}, "bmi_kg_m2", 25.0),
         ({"MultienergyCTAcquisition": "YES"}, "multi_energy", True),
+        ({"FilterMaterial": "TIN"}, "tin_filter", True),
+        ({"FilterMaterial": ["ALUMINUM", "TIN"]}, "tin_filter", True),
+        ({"FilterMaterial": ["MIXED"]}, "tin_filter", None),
+        ({"FilterType": "SHAPED_TIN"}, "tin_filter", True),
+        ({"FilterType": "Sn 0.6mm"}, "tin_filter", True),
+        ({"FilterType": "WEDGE_TITANIUM"}, "tin_filter", None),
+        ({"FilterType": "BODY FILTER"}, "tin_filter", None),
+        ({"SeriesDescription": "CaScore Sn100 3.0 Qr36"}, "tin_filter", True),
+        ({"ProtocolName": "CaSc_Sn-150kV"}, "tin_filter", True),
+        ({"SeriesDescription": "STATION ESN100 Sn1000"}, "tin_filter", None),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, "virtual_image", "VMI"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, "multi_energy", True),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_REMOVED"]}, "virtual_image", "MAT_REMOVED"),
+        ({"SeriesDescription": "CaScore 70 keV Qr36"}, "virtual_image", "VMI"),
+        ({"SeriesDescription": "Mono_70keV"}, "virtual_image", "VMI"),
+        ({"SeriesDescription": "Monoenergetic Plus"}, "virtual_image", "VMI"),
+        ({"SeriesDescription": "CaScore 120 kV Qr36"}, "virtual_image", None),
+        ({"MultienergyCTAcquisition": "YES"}, "virtual_image", None),
     ],
 )
 def test_acquisition(series: list[Path], edit: Edit, elements: dict[str, object], field: str, wanted: object) -> None:
     for file in series:
         edit(file, **elements)
     assert getattr(read_scan(series[0].parent).acquisition, field) == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "factor", "note"),
+    [
+        (0.8125, 0.8125e-3, "was read as mg/cm3 per HU"),
+        (0.00078125, 0.78125e-3, "was read as mg/mm3 per HU"),
+        (2.5, None, "left out"),
+        (0.0, None, "left out"),
+        (-0.8, None, "left out"),
+        (None, None, None),
+    ],
+)
+def test_the_calcium_mass_factor_is_told_by_its_size(
+    series: list[Path], edit: Edit, value: float | None, factor: float | None, note: str | None
+) -> None:
+    for file in series:
+        if value is not None:
+            edit(file, CalciumScoringMassFactorPatient=value)
+    read = read_scan(series[0].parent)
+    assert read.acquisition.mass_factor == (None if factor is None else pytest.approx(factor))
+    assert len(read.notes) == (0 if note is None else 1)
+    assert all(note in found for found in read.notes if note)
+
+
+@pytest.mark.parametrize("last", [0.9, None])
+def test_a_mass_factor_that_differs_between_slices_is_left_out(series: list[Path], edit: Edit, last: float | None) -> None:
+    for file in series[:-1]:
+        edit(file, CalciumScoringMassFactorPatient=0.8)
+    if last is not None:
+        edit(series[-1], CalciumScoringMassFactorPatient=last)
+    read = read_scan(series[0].parent)
+    assert read.acquisition.mass_factor is None
+    assert "differs between slices" in read.notes[0]
+
+
+def test_one_slice_with_tin_or_of_a_virtual_image_is_enough(series: list[Path], edit: Edit) -> None:
+    edit(series[3], FilterMaterial="TIN", ImageType=["DERIVED", "PRIMARY", "AXIAL", "VMI"])
+    facts = read_scan(series[0].parent).acquisition
+    assert (facts.tin_filter, facts.virtual_image) == (True, "VMI")
+
+
+def test_what_changes_the_meaning_of_a_hu_is_written_and_read(scan: Scan, tmp_path: Path) -> None:
+    facts = replace(scan.acquisition, tin_filter=True, virtual_image="VMI", multi_energy=True, mass_factor=8e-4)
+    write_dicom_series(replace(scan, acquisition=facts), tmp_path / "s", "P1")
+    read = read_scan(tmp_path / "s").acquisition
+    assert (read.tin_filter, read.virtual_image, read.multi_energy) == (True, "VMI", True)
+    assert read.mass_factor == pytest.approx(8e-4)
 
 
 def test_a_series_without_air_is_not_hounsfield(scan: Scan, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A second, slow scorer, written apart from cacsnet.scoring: plain loops over slices, islands and pixels."""
+"""A second, slow scorer, written apart from cacsnet.scoring: plain loops over slices, islands, pixels and samples."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ NAMES = {1: "LM", 2: "LAD", 3: "LCX", 4: "RCA"}
 
 
 def naive_score(
-    hu: np.ndarray, vessels: np.ndarray, spacing_mm: tuple[float, float, float], kvp: float, p: ScoringProfile
+    hu: np.ndarray,
+    vessels: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    kvp: float,
+    p: ScoringProfile,
+    mass_factor: float | None = None,
 ) -> dict[str, list[float]]:
-    """Agatston, volume and mass per vessel and "total"."""
+    """Agatston, volume, mass and isotropic-interpolated volume per vessel and "total"."""
     dz, dy, dx = spacing_mm
     edges = list(p.kvp_table_hu[kvp])
     if not p.bands_scale_with_kvp:
         edges[1:] = [200.0, 300.0, 400.0]
+    if mass_factor is None:
+        mass_factor = 0.001 / (p.ha_hu_per_mg_cc * edges[0] / 130)
     labels = vessels.astype(int)
     if p.fold_lm_into_lad:
         labels[labels == 1] = 2
@@ -29,7 +36,7 @@ def naive_score(
             counts = [np.sum(labels[inside] == v) for v in range(1, 5)]
             labels[inside] = 1 + int(np.argmax(counts))
 
-    out = {name: [0.0, 0.0, 0.0] for name in [*NAMES.values(), "total"]}
+    out = {name: [0.0, 0.0, 0.0, 0.0] for name in [*NAMES.values(), "total"]}
     low_volume = edges[0] if p.volume_threshold_hu is None else p.volume_threshold_hu * edges[0] / 130
     for column, threshold in ((0, edges[0]), (1, low_volume)):
         mask = _bright(hu, threshold, p) & (labels > 0)
@@ -47,8 +54,31 @@ def naive_score(
                             out[name][0] += dy * dx * weight * (dz / 3 if p.slice_normalisation else 1)
                         else:
                             out[name][1] += dy * dx * dz
-                            out[name][2] += dy * dx * dz * float(hu[z, y, x]) * p.mass_factor(kvp)
+                            out[name][2] += dy * dx * dz * float(hu[z, y, x]) * mass_factor
+                            out[name][3] += _samples(hu, z, y, x, spacing_mm, threshold, p)
     return out
+
+
+def _samples(
+    hu: np.ndarray, z: int, y: int, x: int, spacing_mm: tuple[float, float, float], threshold: float, p: ScoringProfile
+) -> float:
+    """Interpolated volume of one kept voxel, mm³: walk to both neighbours along z, sample by sample."""
+    dz, dy, dx = spacing_mm
+    n = max(1, int(dz / (dy * dx) ** 0.5 + 0.5))
+    here, found = float(hu[z, y, x]), 1.0
+    for other in (z - 1, z + 1):
+        if not 0 <= other < hu.shape[0]:
+            continue
+        there = float(hu[other, y, x])
+        contested = _bright(hu[other, y, x], threshold, p)
+        for j in range(1, n):
+            if not contested:
+                found += bool(_bright(here + (there - here) * j / n, threshold, p))
+            elif 2 * j == n:
+                found += 0.5
+            elif 2 * j < n:
+                found += 1
+    return found * dy * dx * dz / n
 
 
 def _bright(hu: np.ndarray, threshold: float, p: ScoringProfile) -> np.ndarray:

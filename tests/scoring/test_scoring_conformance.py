@@ -1,16 +1,22 @@
 """Twelve conformance phantoms on which published scorers differ, and the sub-cases about the scoring rules.
 
+Sub-cases, by the letter in the test's name: (a) a lesion across LM and LAD, (d) anisotropic pixels and axis order,
+(e) invariances, (g) tube voltage, (h) category edges, (i) sums, empty mask, whole slice, monotone volume. Property tests
+of (a), (e), (h) and (i) are in test_scoring_properties.py; (b) and (c) are about reading, see tests/io.
+
 Expected values follow from the reference definition: per slice, voxel in a vessel and ≥ 130 HU, 8-connected islands on
 the union of vessels, ≥ 1 mm², weight from the island's peak, times increment / 3.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cacsnet.errors import TubeVoltageError
-from cacsnet.scoring import load_profile, risk_category, score
+from cacsnet.scoring import load_profile, profile_names, risk_category, score, scoring_kvp
 
 LAD = 2
 SPACING = (3.0, 0.5, 0.5)
@@ -79,7 +85,7 @@ def test_p11_islands_weigh_apart_though_joined_in_3d() -> None:
     assert len(result.lesions) == 1
 
 
-def test_a_lesion_crossing_lm_and_lad_is_one_island() -> None:
+def test_a_lesion_across_lm_and_lad_is_one_island() -> None:
     hu, vessels = volume(square(250))
     hu[1, 4, 6] = 450  # the peak lies in the LM part and weighs the LAD part, too
     whole = score(hu, vessels, SPACING, 120).total.agatston
@@ -96,7 +102,7 @@ def test_a_lesion_crossing_lm_and_lad_is_one_island() -> None:
         )
 
 
-def test_a_majority_vote_conserves_the_sum() -> None:
+def test_a_vote_of_the_majority_conserves_the_sum() -> None:
     hu, vessels = volume(square(250))
     vessels[1, 3:8, 3] = 3
     island, component = score(hu, vessels, SPACING, 120), score(hu, vessels, SPACING, 120, "orcascore")
@@ -114,6 +120,51 @@ def test_d_anisotropic_pixels() -> None:
     assert turned.total.agatston == pytest.approx(result.total.agatston)
 
 
+def test_d_axis_order_and_e_rotation() -> None:
+    # a bar of 5 pixels along y and 2 along x; each axis has a spacing of its own
+    hu, vessels = np.zeros((4, 9, 8)), np.zeros((4, 9, 8), dtype=np.uint8)
+    hu[1, 2:7, 3:5], vessels[1, 2:7, 3:5] = 450, LAD
+    spacing = (1.8, 0.5, 0.7)
+    result = score(hu, vessels, spacing, 120).total
+    assert result.agatston == pytest.approx(10 * 0.35 * 4 * 0.6)
+    assert result.volume_mm3 == pytest.approx(10 * 0.35 * 1.8)
+    turned = score(np.rot90(hu, axes=(1, 2)), np.rot90(vessels, axes=(1, 2)), (1.8, 0.7, 0.5), 120).total
+    assert turned.agatston == pytest.approx(result.agatston)
+    assert turned.volume_isotropic_mm3 == pytest.approx(result.volume_isotropic_mm3)
+    assert score(hu, vessels, spacing, 120).lesions[0].area_mm2 == pytest.approx(10 * 0.35)  # not of dz or the thickness
+    upright = score(np.moveaxis(hu, 0, 2), np.moveaxis(vessels, 0, 2), (0.5, 0.7, 1.8), 120).total  # axes y, x, z
+    assert upright.agatston == pytest.approx(5 * 2 * (0.7 * 1.8) * 4 * 0.5 / 3)  # five slices of 2 x 1 pixels
+    assert upright.volume_mm3 == pytest.approx(result.volume_mm3)
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_g_tin_filter_monoenergetic_and_odd_voltages_are_refused(profile: str) -> None:
+    hu, vessels = volume(square(140))
+    for kvp in (None, "Sn100", "70 keV", "120", 110, 90, 150, -120, float("inf")):
+        with pytest.raises(TubeVoltageError):
+            score(hu, vessels, SPACING, kvp, profile)
+
+
+def test_g_kernel_independent_of_the_voltage_has_130_hu() -> None:
+    hu, vessels = volume(square(135))
+    for kvp in (70, 80, 100, 110, 120, 140):
+        result = score(hu, vessels, SPACING, scoring_kvp(kvp, "Sa36f", "siemens"), "siemens")
+        assert result.total.agatston == pytest.approx(6.25)
+        assert result.bands_hu == (130, 200, 300, 400)
+    for kvp in (70, 80, 100):
+        assert score(hu, vessels, SPACING, scoring_kvp(kvp, "Qr36f", "siemens"), "siemens").total.agatston == 0
+    with pytest.raises(TubeVoltageError):
+        score(hu, vessels, SPACING, scoring_kvp(110, "Qr36f", "siemens"), "siemens")
+
+
+def test_g_other_thresholds_than_130_are_flagged() -> None:
+    hu, vessels = volume(square(250))
+    for name in profile_names():
+        for kvp, bands in load_profile(name).kvp_table_hu.items():
+            flagged = "kvp_adjusted_thresholds" in score(hu, vessels, SPACING, kvp, name).flags
+            assert flagged == (bands[0] != 130), (name, kvp)
+
+
 def test_g_tube_voltage_is_never_assumed() -> None:
     hu, vessels = volume(square(140))
     for kvp in (None, 110, 140, 0, float("nan"), "120"):
@@ -127,12 +178,27 @@ def test_g_tube_voltage_is_never_assumed() -> None:
 
 
 def test_h_category_is_decided_before_rounding() -> None:
-    assert [risk_category(s) for s in (0, 0.4, 1, 10, 10.5, 100, 100.5, 400)] == [
+    edges = (0, 0.4, 1, 10, 10.5, 100, 100.4, 100.5, 400, 400.5)
+    assert [risk_category(s) for s in edges] == ["0", *["1-100"] * 5, *["101-400"] * 3, ">400"]
+    assert [risk_category(s, levels=6) for s in edges] == [
         "0",
-        *["1-100"] * 5,
-        "101-400",
-        "101-400",
+        *["1-10"] * 3,
+        *["11-100"] * 2,
+        *["101-400"] * 3,
+        "401-1000",
     ]
+
+
+def test_i_total_is_the_sum_of_the_vessels() -> None:
+    hu, vessels = volume(square(0.1), square(250, 7))  # one island in all four vessels
+    for label, columns in enumerate((slice(3, 5), slice(5, 6), slice(6, 8), slice(8, 10)), start=1):
+        vessels[2, 3:10, columns] = label
+    result = score(hu, vessels, (2.3, 0.41, 0.37), 120)
+    assert [round(v.volume_mm3 / (2.3 * 0.41 * 0.37)) for v in result.vessels.values()] == [14, 7, 14, 14]
+    assert sum(v.agatston for v in result.vessels.values()) == result.total.agatston
+    assert sum(v.volume_mm3 for v in result.vessels.values()) == result.total.volume_mm3
+    assert sum(v.mass_mg for v in result.vessels.values()) == result.total.mass_mg
+    assert sum(v.volume_isotropic_mm3 for v in result.vessels.values()) == result.total.volume_isotropic_mm3
 
 
 def test_i_empty_mask_whole_slice_and_monotone_volume() -> None:
@@ -224,6 +290,25 @@ def test_philips_volume_has_its_own_threshold() -> None:
     assert result.lesions[0].area_mm2 == pytest.approx(6.25)
     hu[hu == 112.5] = 112.0
     assert score(hu, vessels, SPACING, 120, "philips").total.volume_mm3 == pytest.approx(25 * 0.75)
+
+
+def test_lesions_join_across_a_corner() -> None:
+    hu, vessels = np.zeros((4, 6, 6)), np.full((4, 6, 6), LAD, dtype=np.uint8)
+    hu[1, 2, 2] = hu[2, 3, 3] = 250  # 26-connected
+    assert len(score(hu, vessels, SPACING, 120, "siemens").lesions) == 1
+    hu[2, 3, 3], hu[3, 3, 3] = 0, 250
+    assert len(score(hu, vessels, SPACING, 120, "siemens").lesions) == 2
+
+
+def test_volume_threshold_above_the_agatston_threshold() -> None:
+    profile = dataclasses.replace(load_profile("siemens"), volume_threshold_hu=200.0)
+    hu, vessels = volume(np.repeat([[150.0, 250.0]], 4, axis=0))  # one island, half of it counts for volume and mass
+    result = score(hu, vessels, SPACING, 120, profile, mass_factor=1e-3)
+    assert result.total.agatston == pytest.approx(8 * 0.25 * 2)
+    assert result.total.volume_mm3 == pytest.approx(4 * 0.75)
+    assert result.total.mass_mg == pytest.approx(4 * 0.75 * 0.25)
+    assert result.lesions[0].mass_mg == pytest.approx(result.total.mass_mg)
+    assert result.total.volume_isotropic_mm3 == pytest.approx(4 * 0.75 / 6 * 3)  # 6 * 50 / 250: one sample on each side
 
 
 def test_mass_of_130_hu_is_100_mg_per_cc() -> None:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.scan import Geometry
 from cacsnet.scoring import (
     LESION_COLUMNS,
     REASON_INDEX,
-    ComponentFacts,
     extracoronary_scores,
     lesion_table,
     load_profile,
-    name_reason,
-    reason_map,
     score,
 )
 
@@ -136,67 +132,3 @@ def test_kept_rows_add_up_on_random_volumes(name: str) -> None:
         for key, measures in extra.items():
             listed = sum(r["agatston"] for r in rows if r["vessel_or_reason"] == key)
             assert listed == pytest.approx(measures.agatston)
-
-
-# --- reasons ---------------------------------------------------------------------------------------------------------
-
-PLAIN: dict = {"peak_hu": 500.0, "margin_hu": 370.0, "island_factor": 5.0, "volume_mm3": 50.0}
-NEAR = PLAIN | {"heart_mm": 0.0}
-
-
-@pytest.mark.parametrize(
-    ("facts", "reason"),
-    [
-        (NEAR | {"peak_hu": 2000.0}, "metal_or_stent"),
-        (NEAR | {"peak_hu": 1999.0}, "other"),
-        (NEAR | {"volume_mm3": 3001.0}, "bone"),
-        (NEAR | {"volume_mm3": 3000.0}, "other"),
-        (NEAR | {"heart_mm": 15.1}, "bone"),
-        (NEAR | {"heart_mm": 15.0}, "outside_heart"),
-        (NEAR | {"heart_mm": np.inf}, "bone"),
-        (NEAR | {"island_factor": 2.9, "margin_hu": 29.0, "aorta_fraction": 1.0}, "noise"),
-        (NEAR | {"island_factor": 3.0, "margin_hu": 29.0}, "other"),
-        (NEAR | {"island_factor": 2.9, "margin_hu": 30.0}, "other"),
-        (NEAR | {"aorta_mm": 6.0, "left_ventricle_mm": 6.0, "aorta_fraction": 1.0}, "aortic_valve"),
-        (NEAR | {"aorta_mm": 6.0, "left_ventricle_mm": 6.1, "aorta_fraction": 1.0}, "aorta"),
-        (NEAR | {"aorta_fraction": 0.5}, "aorta"),
-        (NEAR | {"aorta_fraction": 0.49}, "other"),
-        (NEAR | {"left_atrium_mm": 8.0, "left_heart_wall_mm": 8.0, "surface_mm": 1.0}, "mitral_annulus"),
-        (NEAR | {"left_atrium_mm": 8.1, "left_heart_wall_mm": 8.0, "surface_mm": 1.0}, "pericardium"),
-        (NEAR | {"surface_mm": 8.1}, "other"),
-        (NEAR | {"filtered": True}, "outside_heart"),
-        (PLAIN, "other"),
-        (PLAIN | {"filtered": True}, "outside_heart"),
-    ],
-)
-def test_name_reason(facts: dict, reason: str) -> None:
-    assert name_reason(ComponentFacts(**facts)) == reason
-
-
-def test_reason_map_on_a_small_heart() -> None:
-    shape, spacing = (24, 80, 100), (2.0, 1.0, 1.0)
-    hu = np.full(shape, 40, dtype=np.int16)
-    structures = np.zeros(shape, dtype=np.uint8)
-    structures[2:14, 20:60, 20:60] = STRUCTURE_INDEX["left_ventricle"]
-    structures[2:14, 20:60, 60:90] = STRUCTURE_INDEX["left_atrium"]
-    structures[16:24, 30:50, 30:50] = STRUCTURE_INDEX["aorta"]
-    marks = {
-        "aortic_valve": (slice(14, 16), slice(38, 42), slice(38, 42)),
-        "aorta": (slice(22, 24), slice(38, 42), slice(48, 52)),
-        "mitral_annulus": (slice(8, 9), slice(38, 42), slice(58, 62)),
-        "pericardium": (slice(4, 6), slice(15, 18), slice(25, 30)),
-        "other": (slice(8, 9), slice(38, 42), slice(38, 42)),
-        "bone": (slice(4, 6), slice(0, 3), slice(20, 40)),
-        "outside_heart": (slice(8, 9), slice(7, 9), slice(70, 75)),  # 12 mm away
-        "noise": (slice(4, 5), slice(62, 63), slice(20, 22)),
-        "metal_or_stent": (slice(4, 5), slice(66, 68), slice(30, 33)),
-    }
-    for name, box in marks.items():
-        hu[box] = {"noise": 150, "metal_or_stent": 2500}.get(name, 400)
-    codes = reason_map(hu, hu >= 130, structures, spacing, 120)
-    for name, box in marks.items():
-        assert set(np.unique(codes[box])) == {REASON_INDEX[name]}, name
-    np.testing.assert_array_equal(codes > 0, hu >= 130)
-    blind = reason_map(hu, hu >= 130, None, spacing, 120, filtered=hu == 2500)
-    assert set(np.unique(blind)) == {0, *(REASON_INDEX[n] for n in ("other", "noise", "metal_or_stent"))}
-    assert not reason_map(hu, hu > 9999, structures, spacing, 120).any()
