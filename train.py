@@ -1,10 +1,16 @@
-"""Train a model: ``python train.py experiment=phantom``; all keys are in ``conf/train.yaml``."""
+"""Train a model: ``python train.py experiment=phantom``; all keys are in ``conf/train.yaml``.
+
+``python train.py -m optimizer.lr=1e-3,2e-3``: one run for each value, each in its own folder
+(``runs/phantom/0``, ``runs/phantom/1``; ``config.yaml`` there says what it is).
+"""
 
 from __future__ import annotations
 
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cacsnet.errors import ConfigError
@@ -15,6 +21,9 @@ from cacsnet.training.run import main
 def train(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        plain["output"] = job.runtime.output_dir
     try:
         main({str(key): value for key, value in plain.items()})
     except ConfigError as error:

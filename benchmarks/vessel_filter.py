@@ -32,18 +32,20 @@ from cacsnet.inference.settings import InferenceSettings
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import Patient
-from cacsnet.phantom.calcium import DISTRACTORS, Deposit, draw_plaques
+from cacsnet.phantom.calcium import draw_plaques
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case
-from cacsnet.phantom.coronaries import grow_tree
+from cacsnet.phantom.deposits import DISTRACTORS, Deposit
+from cacsnet.phantom.heart import Artery
 from cacsnet.scoring import distance_mm
 from cacsnet.training.validation import VALIDATION_SEED
 
 FIRST_SEED = VALIDATION_SEED + 2000  # the validation split beyond the scans that training looks at
-BURDENS = (14.0, 4.0, 20.0, 8.0)
+TOTALS = (350.0, 60.0, 900.0, 150.0)
 STEP_MM = 3.0
 REACH_MM = 120.0
 KEEP = 0.995
-PLAQUES, PLAQUES_IN_SCAN = 30.0, 200.0  # expected number a phantom; in a scored scan they are only placed, not imaged
+DRAWS, DRAWS_IN_SCAN = 3, 12  # of plaques on one tree; in a scored scan they are only placed, not imaged
+TARGETS = {"LM": 60.0, "LAD": 400.0, "LCX": 400.0, "RCA": 400.0}  # Agatston of one draw: all of each vessel's length gets some
 FARTHEST_MM = 60
 SHOWN_MM = (0, 5, 10, 15, 20, 22, 24, 26, 28, 30, 35, 40, 50, 60)
 COLOURS = ("#E69F00", "#D55E00", "#0072B2", "#009E73")  # Okabe and Ito: told apart by colour-blind readers
@@ -82,6 +84,11 @@ def plaques_by_vessel(plaques: Sequence[Deposit]) -> dict[str, list[Deposit]]:
     return {name: mine for name, mine in out.items() if mine}
 
 
+def many_plaques(patient: Patient, arteries: Sequence[Artery], rng: np.random.Generator, draws: int) -> list[Deposit]:
+    """Several draws of heavy disease on one coronary tree."""
+    return [plaque for _ in range(draws) for plaque in draw_plaques(patient, arteries, rng, TARGETS)]
+
+
 def add_true(curve: Curve, seed: int) -> None:
     """Plaques of one phantom and its true ventricles, in the heart frame (millimetres of the patient)."""
     axes = [torch.arange(-REACH_MM, REACH_MM + STEP_MM / 2, STEP_MM)] * 3
@@ -89,25 +96,25 @@ def add_true(curve: Curve, seed: int) -> None:
     patient = Patient(seed)
     rng = np.random.default_rng([seed, 11])
     heart = patient.heart
-    plaques = draw_plaques(heart, grow_tree(heart, rng), rng, PLAQUES)
+    plaques = many_plaques(patient, heart.grow_tree(rng), rng, DRAWS)
     inside = (torch.minimum(heart.lv_outer_sdf(p), heart.rv_sdf(p)) < 0).numpy()
     distance = distance_mm(inside, (STEP_MM,) * 3)
     for name, mine in plaques_by_vessel(plaques).items():
-        place = (np.array([d.centre for d in mine]) + REACH_MM) / STEP_MM
+        places = (np.array([d.centre for d in mine]) + REACH_MM) / STEP_MM
         # the surface lies half a voxel beyond the outermost centres, as in cacsnet.inference.localise
-        values = map_coordinates(distance, place.T, order=1, mode="nearest") - STEP_MM / 2
+        values = map_coordinates(distance, places.T, order=1, mode="nearest") - STEP_MM / 2
         curve.add(name, values.clip(0) * patient.heart_scale, np.array([d.mass_mg for d in mine]))
 
 
 def add_found(curve: Curve, phantom: CohortCase, result: CaseResult, seed: int) -> None:
     """Many more plaques on the arteries of a scored phantom, and the ventricles that the network found."""
     rng = np.random.default_rng([seed, 11])
-    plaques = draw_plaques(phantom.patient.heart, phantom.arteries, rng, PLAQUES_IN_SCAN)
+    plaques = many_plaques(phantom.patient, phantom.arteries, rng, DRAWS_IN_SCAN)
     size = np.array(phantom.scan.hu.shape) * phantom.scan.spacing_mm
     for name, mine in plaques_by_vessel(plaques).items():
-        place = phantom.patient.heart_to_patient(np.array([d.centre for d in mine])) - phantom.origin_mm
-        covered = ((place >= 0) & (place <= size)).all(axis=1)  # what the scan doesn't show is no calcium of it
-        distance = result.heart.sample(result.heart.ventricle_distance_mm, place[covered])
+        places = phantom.patient.heart_to_patient(np.array([d.centre for d in mine])) - phantom.origin_mm
+        covered = ((places >= 0) & (places <= size)).all(axis=1)  # what the scan doesn't show is no calcium of it
+        distance = result.heart.sample(result.heart.ventricle_distance_mm, places[covered])
         curve.add(name, distance, np.array([d.mass_mg for d in mine])[covered])
 
 
@@ -149,7 +156,7 @@ def measure(
     scored = 0
     for number in range(first, first + scans):
         seed = FIRST_SEED + number
-        phantom = make_case(Recipe(seed, BURDENS[number % len(BURDENS)], gated=number % 6 != 5, matrix=matrix))
+        phantom = make_case(Recipe(seed, TOTALS[number % len(TOTALS)], gated=number % 6 != 5, matrix=matrix))
         try:
             result = score_scan(phantom.scan, model, settings)
         except CacsError as error:

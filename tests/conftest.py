@@ -34,4 +34,4 @@ def painted() -> Painted:
 @pytest.fixture(scope="session")
 def small_case() -> CohortCase:
     """A gated scan of 80 x 80 pixels with plaques."""
-    return make_case(Recipe(30_000_104, burden=14.0, matrix=80))
+    return make_case(Recipe(30_000_104, agatston=350.0, matrix=80))

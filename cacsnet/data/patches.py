@@ -1,8 +1,8 @@
 """Training patches from the phantom, made the way inference sees a scan.
 
-A patch is first imaged on a randomly drawn native grid (pixel, increment, thickness, phase, coverage, noise *there*) and then
-goes through :func:`cacsnet.grid.resample`, the function inference uses. Candidates (native voxels at or above the threshold)
-travel as points with the owner of the calcium, so the decision is trained exactly where inference reads it.
+A patch is first imaged on a native grid (what a scanner of :mod:`cacsnet.data.scans` gives, noise *there*) and then goes
+through :func:`cacsnet.grid.resample`, the function inference uses. Candidates (native voxels at or above the threshold) travel
+as points with the owner of the calcium, so the decision is trained exactly where inference reads it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,49 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
+from cacsnet.data.memory import keep_memory
+from cacsnet.data.scans import ScanRanges, apply_field, draw_native
 from cacsnet.errors import ConfigError
 from cacsnet.grid import AIR_HU, resample
-from cacsnet.labels import IGNORE
+from cacsnet.labels import IGNORE, VESSELS
 from cacsnet.phantom.anatomy import Patient, random_rotation
-from cacsnet.phantom.calcium import draw_distractors, draw_plaques
+from cacsnet.phantom.calcium import draw_plaques
+from cacsnet.phantom.cohort import bmi_kg_m2
+from cacsnet.phantom.deposits import DEVICES, Deposit
+from cacsnet.phantom.devices import draw_devices
 from cacsnet.phantom.heart import Artery
-from cacsnet.phantom.render import Anatomy, render
+from cacsnet.phantom.places import draw_distractors
+from cacsnet.phantom.population import draw_targets, load_population
+from cacsnet.phantom.render import Anatomy, heart_box, render
 from cacsnet.phantom.scan import make_scan
-from cacsnet.scanner.imaging import Protocol
 from cacsnet.scoring import load_profile
 
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
-"""Point groups: coronary calcium, other calcium inside or beside the heart, bone and noise."""
+"""Point groups: coronary calcium; other calcium and metal inside or beside the heart; bone, cartilage and noise."""
 
-GENERATOR = 4
+GENERATOR = 5
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 
 THRESHOLDS = load_profile("smartscore")
 """Candidates of a patch are those of the default scoring profile at its tube voltage."""
+
+FAR_MM, NEAR_MM = 40.0, 12.0
+"""Bone and noise further from the heart are no points; where there are too many, those nearer than NEAR_MM are kept first."""
+
+SHIFT_MM, MARGIN_MM = 5.0, 6.0
+"""The images of one patient are shifted by up to SHIFT_MM; the painted box reaches MARGIN_MM beyond them."""
+
+DISTRACTOR_SETS = 4
+"""Draws of each kind of distractor per patient; an image takes one of each at random."""
+
+EXPECTED = {
+    "aorta": 1.0, "aortic_valve": 1.0, "mitral_annulus": 1.0, "pericardium": 0.4, "papillary_muscle": 0.3, "node": 0.5,
+    "ostium": 0.7, "bronchus": 0.3, "cartilage": 0.9, "bone": 0.5,
+}  # fmt: skip
+"""Mean number of calcified places in an image: far more than in a patient, since each teaches something."""
+
 
 @dataclass(frozen=True)
 class PatchSettings:
@@ -53,35 +75,47 @@ class PatchSettings:
         border: extra voxels on each side, for a random shift when a cached patch is loaded.
         step_mm: voxel of the painted anatomy.
         images_per_patient: patches made from one painted patient, each with its own scanner, window and calcium.
-        pixel_mm, increment_mm, fwhm_mm, noise_hu, noise_correlation_mm: scanner ranges.
+        realistic_share: share of scans from the profiles of conf/scanner; the others draw from the wide ranges below.
+        pixel_mm, increment_mm, fwhm_mm, noise_hu: wide ranges.
+        blurred_share: share of the wide scans with pixels of 2 to 3 mm, as scans that were resampled before.
+        native_mvox: a scan with more million voxels in the window is drawn again, up to four times.
         offset_mm: SD-like half range of the window's centre around the heart's centre (coarse) or around a random
             point of the coronary tree (fine).
         around_tree: centre windows on the coronary tree, on distractor places and elsewhere, instead of the heart.
         far_share: share of windows far from the heart (neck, abdomen, shoulders).
         enhanced_share: share of contrast-enhanced hearts, supervised on structures only.
+        device_share: share of images with metal.
         points: most candidate points kept per patch.
+        population: of conf/phantom, for the burden of vessels and of calcified places.
+        heart_model: which of the two heart models (cacsnet/phantom/anatomy.py HEART_MODELS).
+        split: seeds of different splits never meet: 0 train, 1 validation.
+        kvps: tube voltages of the wide scans.
+        device: where patches are painted and imaged, cpu or cuda. Parameters are drawn on the CPU: the same anywhere.
     """
 
     spacing_mm: float = 3.0
     patch: int = 64
     border: int = 4
     step_mm: float = 2.0
-    images_per_patient: int = 8
-    pixel_mm: tuple[float, float] = (0.75, 1.2)
-    increment_mm: tuple[float, float] = (1.5, 5.0)
-    fwhm_mm: tuple[float, float] = (0.8, 1.6)
+    images_per_patient: int = 12
+    realistic_share: float = 0.5
+    pixel_mm: tuple[float, float] = (0.35, 0.98)
+    increment_mm: tuple[float, float] = (0.6, 5.0)
+    fwhm_mm: tuple[float, float] = (0.7, 2.0)
     noise_hu: tuple[float, float] = (8.0, 34.0)
-    noise_correlation_mm: tuple[float, float] = (0.45, 0.9)
+    blurred_share: float = 0.12
+    native_mvox: float = 10.0
     offset_mm: float = 36.0
     around_tree: bool = False
     far_share: float = 0.12
     enhanced_share: float = 0.07
+    device_share: float = 0.015
     points: int = 3072
+    population: str = "training"
     heart_model: str = "ellipsoid"
-    """Which of the two heart models (cacsnet/phantom/anatomy.py HEART_MODELS)."""
     split: int = 0
-    """Seeds of different splits never meet: 0 train, 1 validation."""
     kvps: tuple[int, ...] = field(default=(120, 120, 120, 120, 100, 80, 135))
+    device: str = "cpu"
 
 
 def seed_of(split: int, index: int) -> int:
@@ -89,44 +123,79 @@ def seed_of(split: int, index: int) -> int:
     return split * 10_000_000 + index
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A painted patient and what all its images share.
+
+    Attributes:
+        centre: of the windows, patient mm.
+        distance: to the heart's structures (mm) on the painted grid thinned out by ``stride``; None: no heart in the box.
+        distractors: for each kind some draws of calcified places.
+        heart: box [2, 3] of the chambers, patient mm.
+    """
+
+    patient: Patient
+    arteries: list[Artery]
+    anatomy: Anatomy
+    centre: np.ndarray
+    distance: np.ndarray | None
+    stride: int
+    distractors: dict[str, list[list[Deposit]]]
+    heart: np.ndarray
+    bmi_kg_m2: float
+
+
 @lru_cache(maxsize=2)
-def _painted(settings: PatchSettings, number: int) -> tuple[Patient, list[Artery], Anatomy, np.ndarray]:
+def _painted(settings: PatchSettings, number: int) -> Subject:
     seed = seed_of(settings.split, number)
     rng = np.random.default_rng([seed, 2])
     patient = Patient(seed, bool(rng.random() < settings.enhanced_share), heart_model=settings.heart_model)
     arteries = patient.heart.grow_tree(rng)
-    side = settings.spacing_mm * (settings.patch + 2 * settings.border)
-    if settings.around_tree:
-        kind = rng.random()
-        if kind < 0.65:
-            named = [a for a in arteries if a.vessel]
-            line = named[int(rng.integers(len(named)))].line
-            centre = patient.heart_to_patient(line[int(rng.integers(len(line)))][None])[0]
-        elif kind < 0.85:
-            centre = patient.heart_to_patient(patient.heart.root[int(rng.integers(0, 4))][None])[0]
-        else:
-            centre = rng.uniform(-75, 75, 3)
-        centre = centre + rng.uniform(-1, 1, 3) * settings.offset_mm
-    else:
-        centre = rng.uniform(-1, 1, 3) * settings.offset_mm
-        if rng.random() < settings.far_share:
-            centre = rng.uniform([-150, -60, -110], [140, 70, 110])
-    reach = side + 16.0
+    centre = _centre(settings, patient, arteries, rng)
+    reach = settings.spacing_mm * (settings.patch + 2 * settings.border) + 2 * (SHIFT_MM + MARGIN_MM)
     count = int(np.ceil(reach / settings.step_mm))
     origin = centre - settings.step_mm * (count - 1) / 2
-    return patient, arteries, render(patient, arteries, origin.tolist(), settings.step_mm, (count,) * 3), centre
+    anatomy = render(patient, arteries, origin.tolist(), settings.step_mm, (count,) * 3, settings.device)
+    stride = max(1, round(4.0 / settings.step_mm))
+    heart = (anatomy.structures[::stride, ::stride, ::stride] > 0).cpu().numpy()
+    distance = distance_transform_edt(~heart, sampling=stride * settings.step_mm) if heart.any() else None
+    distractors = {}
+    if not patient.tissue.enhanced:
+        for kind, mean in EXPECTED.items():
+            means = mean * np.where(rng.random(DISTRACTOR_SETS) < 0.12, 0.0, rng.uniform(0.4, 2.2, DISTRACTOR_SETS))
+            distractors[kind] = [draw_distractors(patient, rng, {kind: m}, settings.population) for m in means]
+    return Subject(patient, arteries, anatomy, centre, distance, stride, distractors, heart_box(patient), bmi_kg_m2(patient))
 
 
-def _coverage(rng: np.random.Generator, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the scan covers of the window: half of them are gated scans with a short range and a small field of view."""
-    low, high = low.copy(), high.copy()
-    if rng.random() < 0.5:
-        middle = rng.uniform([-15, -15, -15], [25, 15, 15])
-        half = np.array([rng.uniform(55, 85), *([rng.uniform(88, 130)] * 2)])
-        covered = np.minimum(high, middle + half) - np.maximum(low, middle - half)
-        if (covered > 30).all():
-            low, high = np.maximum(low, middle - half), np.minimum(high, middle + half)
-    return low, high
+def _centre(settings: PatchSettings, patient: Patient, arteries: list[Artery], rng: np.random.Generator) -> np.ndarray:
+    if not settings.around_tree:
+        if rng.random() < settings.far_share:
+            return rng.uniform([-150, -60, -110], [140, 70, 110])
+        return rng.uniform(-1, 1, 3) * settings.offset_mm
+    kind = rng.random()
+    if kind < 0.65:
+        named = [a for a in arteries if a.vessel]
+        line = named[int(rng.integers(len(named)))].line
+        centre = patient.heart_to_patient(line[int(rng.integers(len(line)))][None])[0]
+    elif kind < 0.85:
+        centre = patient.heart_to_patient(patient.heart.root[int(rng.integers(0, 4))][None])[0]
+    else:
+        centre = rng.uniform(-75, 75, 3)
+    return np.asarray(centre + rng.uniform(-1, 1, 3) * settings.offset_mm)
+
+
+def _calcium(settings: PatchSettings, subject: Subject, rng: np.random.Generator) -> list[Deposit]:
+    """Calcium and metal of one image."""
+    if subject.patient.tissue.enhanced:
+        return []
+    targets = draw_targets(load_population(settings.population), rng)
+    out = draw_plaques(subject.patient, subject.arteries, rng, targets)
+    for sets in subject.distractors.values():
+        out += sets[int(rng.integers(len(sets)))]
+    if rng.random() < settings.device_share:
+        kind = list(DEVICES)[int(rng.integers(len(DEVICES)))]
+        out += draw_devices(subject.patient, subject.arteries, rng, {kind: 1.0})
+    return out
 
 
 def make_patch(settings: PatchSettings, index: int) -> dict[str, Tensor]:
@@ -136,64 +205,43 @@ def make_patch(settings: PatchSettings, index: int) -> dict[str, Tensor]:
         hu int16, structures uint8, course uint8 (IGNORE where the scan has no data) [Z, Y, X];
         points float32 [n, 3] (z, y, x) patch voxels, point_label uint8 [n] (0 to 4), point_group uint8 [n] (IGNORE = padding).
     """
+    if get_worker_info() is not None:
+        keep_memory()
     number, image_number = divmod(index, settings.images_per_patient)
-    patient, arteries, anatomy, centre = _painted(settings, number)
+    subject = _painted(settings, number)
     rng = np.random.default_rng([seed_of(settings.split, number), 3, image_number])
     size = settings.patch + 2 * settings.border
     side = settings.spacing_mm * size
-    window_first = centre - 0.5 * side + 0.5 * settings.spacing_mm + rng.uniform(-8, 8, 3)
-    low, high = _coverage(rng, window_first - 3, window_first + side)
-
-    pixel = rng.uniform(*settings.pixel_mm)
-    increment = rng.choice([2.5, 3.0, 3.0, rng.uniform(*settings.increment_mm)])
-    thickness = increment * rng.choice([1.0, 1.0, 1.0, rng.uniform(0.7, 2.0)])
-    spacing = np.array([increment, pixel, pixel])
-    origin = low + rng.random(3) * spacing
-    shape = np.maximum(3, np.floor((high - origin) / spacing).astype(int))
-    kvp = int(rng.choice(settings.kvps))
-    protocol = Protocol(
-        tuple(spacing.tolist()), tuple(shape.tolist()), tuple(origin.tolist()), float(thickness),
-        fwhm_mm=rng.uniform(*settings.fwhm_mm), noise_hu=rng.uniform(*settings.noise_hu),
-        noise_correlation_mm=rng.uniform(*settings.noise_correlation_mm), kvp=kvp, calcium_scale=rng.uniform(0.8, 1.1),
+    window_first = subject.centre - 0.5 * side + 0.5 * settings.spacing_mm + rng.uniform(-1, 1, 3) * SHIFT_MM
+    ranges = ScanRanges(
+        settings.realistic_share, settings.pixel_mm, settings.increment_mm, settings.fwhm_mm, settings.noise_hu,
+        settings.blurred_share, settings.kvps, settings.native_mvox * 1e6,
     )  # fmt: skip
-    heart = patient.heart
-    burden = 0.0 if rng.random() < 0.12 else rng.uniform(4, 26)
-    scale = 0.0 if rng.random() < 0.12 else rng.uniform(0.4, 2.2)
-    expected = {
-        "aorta": 1.6,
-        "aortic_valve": 1.8,
-        "mitral_annulus": 1.8,
-        "pericardium": 1.0,
-        "papillary_muscle": 0.7,
-        "node": 1.0,
-    }
-    deposits = [] if patient.tissue.enhanced else [
-        *draw_plaques(heart, arteries, rng, burden),
-        *draw_distractors(heart, rng, {kind: mean * scale for kind, mean in expected.items()}),
-    ]  # fmt: skip
-    scan = make_scan(patient, anatomy, deposits, protocol, int(rng.integers(2**31)))
+    last = window_first + settings.spacing_mm * (size - 1)
+    protocol, window_field = draw_native(ranges, rng, window_first, last, settings.spacing_mm, subject.heart, subject.bmi_kg_m2)
+    deposits = _calcium(settings, subject, rng)
+    scan = make_scan(subject.patient, subject.anatomy, deposits, protocol, int(rng.integers(2**31)))
 
-    hu = torch.from_numpy(scan.hu).float()
+    native = apply_field(torch.from_numpy(scan.hu).to(settings.device).float(), protocol, window_field)
+    spacing, origin = np.array(protocol.spacing_mm), np.array(protocol.origin_mm)
     first = window_first - origin
-    window = resample(hu, spacing.tolist(), first.tolist(), settings.spacing_mm, (size,) * 3)
-    structures, course = _nearest_labels(anatomy, window_first, settings.spacing_mm, size)
+    window = resample(native, spacing.tolist(), first.tolist(), settings.spacing_mm, (size,) * 3).cpu()
+    structures, course = _nearest_labels(subject.anatomy, window_first, settings.spacing_mm, size)
     position = first[:, None] + settings.spacing_mm * np.arange(size)
-    inside = [
-        torch.from_numpy((position[k] > -0.5 * spacing[k]) & (position[k] < (shape[k] - 0.5) * spacing[k])) for k in range(3)
-    ]
-    covered = inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None]
-    structures[~covered] = IGNORE
-    course[~covered] = IGNORE
-    if patient.tissue.enhanced:
-        course[:] = IGNORE
-        points = (torch.zeros(0, 3), torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.uint8))
-    else:
-        points = _points(scan.hu, scan.owner, THRESHOLDS.threshold_hu(kvp), first, spacing, structures, settings, rng)
-    count = len(points[0])
+    covered = [(position[k] > -0.5 * spacing[k]) & (position[k] < (protocol.shape[k] - 0.5) * spacing[k]) for k in range(3)]
+    unknown = torch.from_numpy(~(covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None]))
+    structures[unknown] = IGNORE
+    course[unknown] = IGNORE
     out_points = torch.zeros(settings.points, 3)
     label = torch.zeros(settings.points, dtype=torch.uint8)
     group = torch.full((settings.points,), IGNORE, dtype=torch.uint8)
-    out_points[:count], label[:count], group[:count] = points
+    if subject.patient.tissue.enhanced:
+        course[:] = IGNORE
+    else:
+        threshold = THRESHOLDS.threshold_hu(protocol.kvp)
+        found = _points(native, scan.owner, threshold, first, spacing, window_first, settings, subject, rng)
+        count = len(found[0])
+        out_points[:count], label[:count], group[:count] = found
     return {
         "hu": window.round().to(torch.int16), "structures": structures, "course": course,
         "points": out_points, "point_label": label, "point_group": group,
@@ -204,35 +252,38 @@ def _nearest_labels(anatomy: Anatomy, first: np.ndarray, spacing: float, size: i
     index = []
     for k in range(3):
         position = (first[k] + spacing * np.arange(size) - anatomy.origin_mm[k]) / anatomy.step_mm
-        index.append(torch.from_numpy(np.clip(np.round(position), 0, anatomy.hu.shape[k] - 1).astype(np.int64)))
-    pick = np.ix_(*(i.numpy() for i in index))
-    return torch.from_numpy(anatomy.structures.numpy()[pick]), torch.from_numpy(anatomy.area.numpy()[pick])
+        index.append(np.clip(np.round(position), 0, anatomy.hu.shape[k] - 1).astype(np.int64))
+    z, y, x = (torch.from_numpy(i).to(anatomy.hu.device) for i in index)
+    structures, course = (labels[z][:, y][:, :, x].cpu() for labels in (anatomy.structures, anatomy.area))
+    return structures, course
 
 
 def _points(
-    hu: np.ndarray, owner: np.ndarray, threshold: float, first: np.ndarray, spacing: np.ndarray, structures: Tensor,
-    settings: PatchSettings, rng: np.random.Generator,
+    native: Tensor, owner: np.ndarray, threshold: float, first: np.ndarray, spacing: np.ndarray, window_first: np.ndarray,
+    settings: PatchSettings, subject: Subject, rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Candidates of the native scan inside the patch; bone is thinned out, and kept only within 40 mm of the heart."""
-    voxels = np.argwhere(hu >= threshold)
+    """Candidates of the native scan inside the patch. Calcium is kept first; bone and noise fill what is left, within
+    FAR_MM of the heart and the near ones first."""
+    flat = np.flatnonzero(native.cpu().numpy().reshape(-1) >= threshold)
+    size = settings.patch + 2 * settings.border
+    voxels = np.stack(np.unravel_index(flat, owner.shape), 1)
     position = (voxels * spacing - first) / settings.spacing_mm
-    size = structures.shape[0]
     inside = ((position >= 0) & (position <= size - 1)).all(1)
-    voxels, position = voxels[inside], position[inside]
-    who = owner[tuple(voxels.T)]
-    label = np.where(who <= 4, who, 0).astype(np.uint8)
-    group = np.where(who == 0, OTHER, np.where(who <= 4, PLAQUE, DISTRACTOR)).astype(np.uint8)
-    chambers = (structures.numpy() > 0) & (structures.numpy() != IGNORE)
-    if chambers.any():
-        distance = distance_transform_edt(~chambers, sampling=settings.spacing_mm)
-        near = distance[tuple(np.round(position).astype(int).T)] <= 40.0
-    else:
-        near = np.ones(len(position), bool)
+    position, who = position[inside], owner.reshape(-1)[flat[inside]]
+    label = np.where(who < len(VESSELS), who, 0).astype(np.uint8)
+    group = np.where(who == 0, OTHER, np.where(who < len(VESSELS), PLAQUE, DISTRACTOR)).astype(np.uint8)
+    distance = np.zeros(len(position))
+    if subject.distance is not None:
+        place = window_first + position * settings.spacing_mm - subject.anatomy.origin_mm
+        cell = np.round(place / (subject.stride * subject.anatomy.step_mm)).astype(int)
+        distance = subject.distance[tuple(np.clip(cell, 0, np.array(subject.distance.shape) - 1).T)]
     keep = []
-    for kind, share in ((PLAQUE, 0.4), (DISTRACTOR, 0.3), (OTHER, 0.3)):
-        chosen = np.flatnonzero((group == kind) & near)
-        limit = int(settings.points * share)
-        keep.append(rng.permutation(chosen)[:limit] if len(chosen) > limit else chosen)
+    for kind, share in ((PLAQUE, 0.4), (DISTRACTOR, 0.3)):
+        chosen = np.flatnonzero((group == kind) & (distance <= FAR_MM))
+        keep.append(rng.permutation(chosen)[: int(settings.points * share)])
+    chosen = rng.permutation(np.flatnonzero((group == OTHER) & (distance <= FAR_MM)))
+    chosen = chosen[np.argsort(distance[chosen] > NEAR_MM, kind="stable")]
+    keep.append(chosen[: settings.points - sum(len(k) for k in keep)])
     pick = np.concatenate(keep)
     return torch.from_numpy(position[pick]).float(), torch.from_numpy(label[pick]), torch.from_numpy(group[pick])
 
@@ -240,7 +291,8 @@ def _points(
 class PhantomPatches(Dataset[dict[str, Tensor]]):
     """Patches of one split by index; the same index gives the same patch anywhere, on any number of workers.
 
-    With ``cache_dir`` each patch is made once, stored (int16 and uint8), and read again in later epochs.
+    With ``cache_dir`` each patch is made once, stored (int16 and uint8), and read again in later epochs; a missing one is made
+    together with the others of its patient, since painting is what takes long.
     On reading it is turned, scaled (``turn_deg`` about z, y, x and ``zoom``, both SDs) and shifted by up to the border, and its
     HU are jittered, unless ``jitter`` is off.
     """
@@ -268,13 +320,24 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
             return make_patch(self.settings, index)
         path = self.cached(index)
         if not path.exists():
-            patch = make_patch(self.settings, index)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-            arrays: dict[str, Any] = {key: value.numpy() for key, value in patch.items()}
-            np.savez(temporary, **arrays)
-            os.replace(temporary, path)
+            self.make(index // self.settings.images_per_patient)
         with np.load(path) as stored:
             return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+    def missing(self, number: int) -> list[int]:
+        """Indices of one patient's patches that are not in the cache."""
+        each = self.settings.images_per_patient
+        return [i for i in range(number * each, min((number + 1) * each, self.length)) if not self.cached(i).exists()]
+
+    def make(self, number: int) -> int:
+        """Make and store the missing patches of one patient; returns how many."""
+        missing = self.missing(number)
+        for index in missing:
+            arrays: dict[str, Any] = {key: value.numpy() for key, value in make_patch(self.settings, index).items()}
+            temporary = self.cached(index).with_suffix(f".{os.getpid()}.tmp.npz")
+            np.savez(temporary, **arrays)
+            os.replace(temporary, self.cached(index))
+        return len(missing)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         full = self.full(index)
@@ -324,15 +387,6 @@ def settings_from(config: Mapping[str, Any]) -> PatchSettings:
 
 
 def cache_name(settings: PatchSettings) -> str:
-    """Folder name for cached patches: patches of other settings never mix."""
-    text = json.dumps({**asdict(settings), "generator": GENERATOR}, sort_keys=True)
+    """Folder name for cached patches: patches of other settings never mix; where they are made makes no difference."""
+    text = json.dumps({**asdict(settings), "device": "", "generator": GENERATOR}, sort_keys=True)
     return f"split{settings.split}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-
-def fill_cache(settings: PatchSettings, length: int, cache_dir: Path, worker: int = 0, workers: int = 1) -> None:
-    """Make every missing patch of this worker's patients."""
-    torch.set_num_threads(1)
-    patches = PhantomPatches(settings, length, cache_dir)
-    for index in range(length):
-        if (index // settings.images_per_patient) % workers == worker and not patches.cached(index).exists():
-            patches.full(index)

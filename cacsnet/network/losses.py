@@ -1,5 +1,9 @@
 """Losses with partial labels: gradients flow only where the truth is known.
 
+A dataset that knows only part of the truth marks the rest IGNORE: all of ``structures``, all of ``course``, or every point's
+group. Every part is a quotient of sums over the batch; with several processes the sums are added up first (``total``), so
+that two processes give what one does with twice the batch, whatever truth each of them happened to get.
+
 The coronary branch is asked two questions. *Course*: where do the arteries run; learnt on voxels that are not bright.
 *Decision*: is this candidate voxel coronary calcium, and of which artery; learnt only at candidate points, with plaques,
 distractors and bone averaged apart, because bright voxels are rare and most of them are bone.
@@ -7,18 +11,49 @@ distractors and bone averaged apart, because bright voxels are rare and most of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from monai.losses import DiceLoss
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from cacsnet.labels import IGNORE
 from cacsnet.network.unet import Prediction
 
 POINT_GROUPS = 3
+SMOOTH = 1e-5
+"""Of the Dice quotient, as in MONAI's DiceLoss: a class that is neither there nor predicted costs nothing."""
+
+Total = Callable[[Tensor], Tensor]
+"""Sums of this process to sums of all processes."""
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """``all_reduce`` of sums forwards and of their gradients backwards."""
+
+    @staticmethod
+    def forward(context: Any, sums: Tensor) -> Tensor:
+        out = sums.detach().clone()
+        distributed.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        out = gradients[0].clone()
+        distributed.all_reduce(out)
+        return out
+
+
+def over_processes(sums: Tensor) -> Tensor:
+    """Sums over all processes of a run, with gradients; unchanged where there is only one.
+
+    Each process takes the loss of the whole batch and the gradients are averaged afterwards: the backward pass of
+    ``all_reduce`` adds them up, so the mean is the gradient of the whole batch.
+    """
+    alone = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1
+    return sums if alone else _SumOverProcesses.apply(sums)
 
 
 @dataclass(frozen=True)
@@ -33,20 +68,28 @@ class LossWeights:
     bright_hu: float = 130.0
 
 
-def masked_ce_dice(logits: Tensor, target: Tensor, dice_weight: float, class_weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy plus soft Dice without background, on voxels whose target is not IGNORE.
+def masked_ce_dice(
+    logits: Tensor, target: Tensor, dice_weight: float, class_weight: Tensor | None = None, total: Total = over_processes
+) -> Tensor:
+    """Cross-entropy plus soft Dice of the batch without background, on voxels whose target is not IGNORE.
 
-    logits float [B, C, Z, Y, X]; target uint8 [B, Z, Y, X]. Zero (with a graph) if nothing is known.
+    logits float [B, C, Z, Y, X]; target uint8 [B, Z, Y, X]; class_weight float [C]. Zero (with a graph) if nothing is known.
     """
-    known = target != IGNORE
-    if not bool(known.any()):
-        return logits.sum() * 0.0
-    long = target.long()
-    loss = F.cross_entropy(logits, long, weight=class_weight, ignore_index=IGNORE)
+    known = (target != IGNORE)[:, None].float()
+    label = torch.where(target == IGNORE, torch.zeros_like(target), target).long()[:, None]
+    log_p = logits.float().log_softmax(1)
+    weight = known if class_weight is None else known * class_weight.float()[label]
+    sums = [-(weight * log_p.gather(1, label)).sum()[None], weight.sum()[None]]
     if dice_weight:
-        mask = known[:, None].to(logits)
-        onehot = F.one_hot(long.clamp_max(logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1).to(logits) * mask
-        loss = loss + dice_weight * DiceLoss(include_background=False, batch=True)(logits.softmax(1) * mask, onehot)
+        p = log_p.exp() * known
+        truth = torch.zeros_like(p).scatter_(1, label, known)
+        axes = (0, 2, 3, 4)
+        sums += [(p * truth).sum(axes)[1:], (p + truth).sum(axes)[1:]]
+    ce, ce_weight, *rest = total(torch.cat(sums)).split([len(part) for part in sums])
+    loss = (ce / ce_weight.clamp_min(1e-12))[0]
+    if rest:
+        overlap, size = rest
+        loss = loss + dice_weight * (1 - (2 * overlap + SMOOTH) / (size + SMOOTH)).mean()
     return loss
 
 
@@ -57,15 +100,17 @@ def sample_at_points(volume: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=True)[..., 0, 0]
 
 
-def decision_loss(logits: Tensor, points: Tensor, label: Tensor, group: Tensor) -> Tensor:
+def decision_loss(logits: Tensor, points: Tensor, label: Tensor, group: Tensor, total: Total = over_processes) -> Tensor:
     """Negative log of the trilinear probability at candidate points; the mean of the groups' means.
 
     logits [B, 5, Z, Y, X]; points float [B, n, 3]; label, group uint8 [B, n], group IGNORE = no point.
     """
-    probability = sample_at_points(logits.softmax(1), points).clamp_min(1e-6)
-    nll = -probability.log().gather(1, label.long()[:, None])[:, 0]
-    means = [nll[group == g].mean() for g in range(POINT_GROUPS) if bool((group == g).any())]
-    return torch.stack(means).mean() if means else logits.sum() * 0.0
+    probability = sample_at_points(logits.float().softmax(1), points).clamp_min(1e-6)
+    safe = torch.where(group == IGNORE, torch.zeros_like(label), label).long()
+    nll = -probability.log().gather(1, safe[:, None])[:, 0]
+    member = torch.stack([group == g for g in range(POINT_GROUPS)]).float()
+    sums, counts = total(torch.cat([(member * nll).sum((1, 2)), member.sum((1, 2))])).split(POINT_GROUPS)
+    return (sums / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)
 
 
 def total_loss(prediction: Prediction, batch: Mapping[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:

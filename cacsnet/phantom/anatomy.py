@@ -119,7 +119,7 @@ def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
         blood=blood,
         myocardium=blood + (0.0 if rng.random() < 0.3 else rng.uniform(-10, 15)),
         fat=rng.uniform(-115, -75), lung=rng.uniform(-910, -780), muscle=rng.normal(55, 7), liver=rng.normal(57, 10),
-        trabecular=rng.uniform(90, 260), cortical=rng.uniform(350, 1000), cartilage=rng.uniform(75, 130), enhanced=enhanced,
+        trabecular=rng.uniform(90, 260), cortical=rng.uniform(350, 1000), cartilage=rng.uniform(80, 120), enhanced=enhanced,
     )  # fmt: skip
     if enhanced:
         level = rng.uniform(110, 450)
@@ -127,6 +127,17 @@ def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
         for chamber in ("lv", "rv", "la", "ra", "aorta", "trunk"):
             tissue.chamber_hu[chamber] = max(60.0, level * rng.uniform(0.6, 1.3))
     return tissue
+
+
+SAC_GAP_MM = 1.2
+"""Between the pericardial sac and the inside of the chest wall where they meet; ribs and cartilages lie 0.5 mm further out."""
+
+WALL_MM = 2.6
+"""Least distance of a chamber's wall from the chest wall: the pericardium and a little fat."""
+
+ARTERY_BED_MM, ARTERY_MM = 8.0, 7.6
+"""Where coronary arteries can run (near the left ventricle or the right atrium) the heart's surface stays so far from the chest
+wall: 2.6 mm of height, a lumen radius of at most 2.4 mm, a plaque of 2 mm, and the heart's scale."""
 
 
 HEART_MODELS: dict[str, Callable[[np.random.Generator], Heart]] = {
@@ -163,10 +174,8 @@ class Patient:
         self.body_rotation = random_rotation(rng, (4 * spread, 3, 3))
         self.heart_scale = 1.0
         size = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.86, 1.26))
-        front, bottom = self._heart_extent(size)
-        self.thorax = Thorax(rng, front, bottom)
-        # a wide chest holds a large heart
-        self.heart_scale = size * float(np.clip((self.thorax.half_width / 135) ** 0.5, 0.92, 1.08))
+        self.thorax = Thorax(rng, *self._heart_surface(size))
+        self.heart_scale = size * self.thorax.heart_fit
         self.descending_radius = rng.uniform(10.5, 15)
         before_spine = self.thorax.spine_y - 16 - self.descending_radius + rng.uniform(-3, 6)
         self.descending = np.array([0.0, before_spine, self.thorax.midline + rng.uniform(8, 24)])
@@ -208,21 +217,39 @@ class Patient:
             p = rigid - self.warp_mm * self.warp(p) - self.fine_warp_mm * self.fine_warp(p)
         return p.T.numpy().astype(float)
 
-    def _heart_extent(self, scale: float) -> tuple[float, float]:
-        """Foremost y and lowest z (mm, thorax frame) of the heart of a given scale, on an 8 mm grid."""
+    def _heart_surface(self, scale: float) -> tuple[Tensor, float]:
+        """The front of a heart of a given scale: float32 [4, n], points (z, y, x) mm of the thorax frame with the distance that
+        each keeps from the chest wall; and its lowest z. Points lie 8 mm apart."""
+        heart = self.heart
+
+        def sdf(p: Tensor) -> Tensor:
+            return heart.solid_sdf(self.to_heart(p / scale)) * scale
+
         axes = [torch.arange(-96.0, 104.0, 8.0)] * 3
-        p = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        inside = self.heart.muscle_sdf(self.to_heart(p / scale)) < 0
-        return float(p[1][inside].min()) - 4.0, float(p[0][inside].min()) - 4.0
+        p = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+        value = sdf(p)
+        lowest = float(p[0][value < 0].min()) - 4.0
+        p = p[:, (value.abs() < 8) & (p[1] < 10)]
+        for _ in range(2):  # onto the surface
+            value = sdf(p)
+            slope = torch.stack([sdf(p + torch.eye(3)[k].reshape(3, 1)) - value for k in range(3)])
+            p = p - value * slope / slope.square().sum(0).clamp_min(0.2)
+        q = self.to_heart(p / scale)
+        bed = torch.minimum(heart.lv_outer_sdf(q), heart.ra_sdf(q)) < ARTERY_BED_MM
+        keep = torch.where(bed, torch.tensor(ARTERY_MM), torch.tensor(WALL_MM))
+        return torch.cat([p, keep[None]]), lowest
 
     def _sac_field(self, v: View) -> Tensor:
-        """Distance to the pericardial sac where it is near, 30 mm elsewhere."""
+        """Distance to the pericardial sac where it is near, 30 mm elsewhere. Where it meets the chest wall it is flat."""
+        if v.heart.dim() != 4:
+            return torch.maximum(self.heart.sac_sdf(v.heart) * self.heart_scale, v.field("ring")[0] + SAC_GAP_MM)
         out = torch.full(v.heart.shape[1:], 30.0)
         thin = v.heart[:, ::4, ::4, ::4]
         near = self.heart.sac_sdf(thin) < 30.0
         block = block_of(near, 4, out.shape)
         if block is not None:
-            out[block] = self.heart.sac_sdf(v.heart[(slice(None), *block)]) * self.heart_scale
+            wall = v.field("ring")[0][block] + SAC_GAP_MM
+            out[block] = torch.maximum(self.heart.sac_sdf(v.heart[(slice(None), *block)]) * self.heart_scale, wall)
         return out
 
     def _draw_clutter(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -277,7 +304,7 @@ class Patient:
         cava: list[list[float]] = [beside(ra, 22, 4, 4), [60, 4, -44], [120, 6, -40]]
         neck = [[[98, 14, 0], [150, 8, -22]], [[100, 22, 4], [165, 14, 22]], [[98, 32, 10], [160, 30, 34]]]
         left_vein = [[132, -4, 52], [116, -6, 20], [104, 2, -38]]
-        azygos = [[-120, chest.spine_y - 22, m - 8], [80, chest.spine_y - 24, m - 10], [84, 30, -34]]
+        azygos: list[list[float]] = [[-120, chest.spine_y - 22, m - 8], [80, chest.spine_y - 24, m - 10], [84, 30, -34]]
 
         def upper_vessels(v: View) -> Tensor:
             out = torch.full(v.heart.shape[1:], 1e3)
@@ -329,7 +356,7 @@ class Patient:
             Part("trunk", chamber(heart.trunk_sdf), hu["trunk"], s["pulmonary_artery"]),
             Part("arch", tube(arch, [0.9 * heart.root_radii[-1], dr]), hu["aorta"]),
             Part("aorta", chamber(heart.root_sdf), hu["aorta"], s["aorta"]),
-            Part("cartilage", chest.cartilage, textured(t.cartilage, 15), fine=True),
+            Part("cartilage", chest.cartilage, lambda v: chest.cartilage_hu(v, t.cartilage), fine=True),
             Part("rib_cortex", chest.rib, textured(t.cortical, 60), fine=True),
             Part("rib_marrow", lambda v: chest.rib(v) + 1.6, bone, fine=True),
             Part("sternum_cortex", chest.sternum, textured(0.6 * t.cortical, 40), fine=True),

@@ -21,17 +21,8 @@ from scipy.special import chndtr, ndtr
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.anatomy import Patient
-from cacsnet.phantom.deposits import (
-    DEVICES,
-    DISTRACTORS,
-    PIECE_MM,
-    CalciumImage,
-    Deposit,
-    image_calcium,
-    masses_mg,
-    reference_owner,
-)
-from cacsnet.phantom.heart import Artery, Heart
+from cacsnet.phantom.deposits import PIECE_MM, Deposit
+from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.population import CONF
 
 COVERED = 0.6
@@ -281,16 +272,26 @@ class _Beds:
         self.chance = np.cumsum([bed.weight * bed.length_mm for bed in beds])
 
     def find(self, size: Size, rng: np.random.Generator) -> tuple[Bed, float, float] | None:
-        """A bed, a place along it and a turn around it where the body lies mostly free; None if there is no room."""
+        """A bed, a place along it and a turn around it where the body lies mostly free; None if there is no room.
+
+        Where nothing has to stay free, the body gets the freest of several places: to turn it away would leave only small ones
+        on short beds, and size would tell them from plaques.
+        """
         half = size.length_mm / 2
+        anywhere = self.limit >= sum(len(c) for c in self.covered)
+        freest: tuple[float, int, float, float, float] | None = None
         for _ in range(14):
             k = _pick(rng, self.chance)
             bed, cells = self.beds[k], self.covered[k]
+            if bed.proximal and size.length_mm > bed.length_mm:
+                continue  # it would leave the artery
             share = rng.beta(1.1, 1.8) if bed.proximal else rng.random()
             middle = _inside(share * bed.length_mm, half, bed.length_mm)
             turn = rng.random() * 2 * math.pi
             wide = min(size.width_mm / 2 / max(bed.lumen(middle), 0.5), math.pi)
-            if any(_clash((middle, half, turn, wide), other) > 0.3 for other in self.bodies[k]):
+            clash = max((_clash((middle, half, turn, wide), other) for other in self.bodies[k]), default=0.0)
+            if clash > 0.3:
+                freest = min(freest or (math.inf, k, middle, turn, wide), (clash, k, middle, turn, wide))
                 continue
             span = cells[max(0, int(middle - half)) : int(middle + half) + 1]
             new = len(span) - int(span.sum())
@@ -299,6 +300,10 @@ class _Beds:
                 self.total += new
                 self.bodies[k].append((middle, half, turn, wide))
                 return bed, middle, turn
+        if anywhere and freest is not None:
+            _, k, middle, turn, wide = freest
+            self.bodies[k].append((middle, half, turn, wide))
+            return self.beds[k], middle, turn
         return None
 
 
@@ -365,10 +370,8 @@ def kept(patient: Patient, name: str, make: Callable[[], Any]) -> Any:
     return values[name]
 
 
-def linear_part(patient: Patient | Heart) -> np.ndarray:
+def linear_part(patient: Patient) -> np.ndarray:
     """Heart frame to patient as one matrix [3, 3]: rotations, scale and the mean stretch around the heart."""
-    if isinstance(patient, Heart):  # TRANSITION
-        return 1.04 * np.eye(3)
     mapped = patient.heart_to_patient(30.0 * np.concatenate([np.eye(3), -np.eye(3)]))
     return (mapped[:3] - mapped[3:]).T / 60.0
 
@@ -382,12 +385,10 @@ def artery_beds(arteries: Sequence[Artery], vessel: str) -> list[Bed]:
 
 
 def draw_plaques(
-    patient: Patient | Heart, arteries: Sequence[Artery], rng: np.random.Generator, targets: Mapping[str, float] | float
+    patient: Patient, arteries: Sequence[Artery], rng: np.random.Generator, targets: Mapping[str, float]
 ) -> list[Deposit]:
     """Coronary plaques that are expected to score ``targets`` (Agatston per vessel; :mod:`cacsnet.phantom.population`)."""
     out: list[Deposit] = []
-    if not isinstance(targets, Mapping):  # TRANSITION
-        targets = {n: 25.0 * targets * s for n, s in (("LM", 0.06), ("LAD", 0.46), ("LCX", 0.2), ("RCA", 0.28))}
     if not any(value > 0 for value in targets.values()):
         return out
     linear = kept(patient, "linear", lambda: linear_part(patient))
@@ -400,42 +401,3 @@ def draw_plaques(
             free -= min(sum(d.length_mm for d in found), COVERED_VESSEL[vessel] * length)
             out += found
     return out
-
-
-class _HeartOnly:  # TRANSITION
-    def __init__(self, heart: Heart) -> None:
-        self.heart = heart
-
-    def parts(self) -> list[Any]:
-        return []
-
-    def heart_to_patient(self, q: np.ndarray) -> np.ndarray:
-        return 1.04 * q
-
-    __hash__ = object.__hash__
-
-
-def draw_distractors(patient: Any, rng: np.random.Generator, expected: Mapping[str, float]) -> list[Deposit]:  # TRANSITION
-    from cacsnet.phantom import places
-
-    return places.draw_distractors(_HeartOnly(patient) if isinstance(patient, Heart) else patient, rng, expected)  # type: ignore[arg-type]
-
-
-__all__ = [
-    "DEVICES",
-    "DISTRACTORS",
-    "Bed",
-    "CalciumImage",
-    "Deposit",
-    "Size",
-    "artery_beds",
-    "bend",
-    "draw_distractors",
-    "draw_plaques",
-    "draw_size",
-    "expected_agatston",
-    "fill",
-    "image_calcium",
-    "masses_mg",
-    "reference_owner",
-]

@@ -15,11 +15,11 @@ import numpy as np
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import draw_plaques
-from cacsnet.phantom.deposits import DISTRACTORS, OWNER_NAMES, Deposit, masses_mg, place
+from cacsnet.phantom.deposits import DISTRACTORS, OWNER_NAMES, Deposit, place
 from cacsnet.phantom.devices import draw_devices
 from cacsnet.phantom.heart import Artery
 from cacsnet.phantom.places import draw_distractors, part_sdf
-from cacsnet.phantom.population import load_population
+from cacsnet.phantom.population import draw_targets, load_population
 from cacsnet.phantom.preview import meet_targets
 from cacsnet.phantom.render import Anatomy, heart_box, render
 from cacsnet.phantom.scan import PhantomScan, make_scan
@@ -27,12 +27,16 @@ from cacsnet.scan import Acquisition, Geometry, Scan
 from cacsnet.scanner.profiles import ScannerProfile, Slices, draw_protocol, load_profile
 from cacsnet.scanner.protocol import Protocol
 from cacsnet.scoring import CalciumScore, score
+from cacsnet.scoring.lesions import EXTRACORONARY
 
 USUAL_DISTRACTORS: Mapping[str, float] = {
     "aorta": 0.7, "aortic_valve": 0.45, "mitral_annulus": 0.25, "ostium": 0.15, "pericardium": 0.06, "papillary_muscle": 0.08,
     "node": 0.25, "bronchus": 0.15, "cartilage": 0.5, "bone": 0.2,
 }  # fmt: skip
 """Mean number of calcified places per patient. Defaults of this project."""
+
+FORMAT = "8"
+"""Raised whenever the phantom or a recipe changes, so that scans made before are made again and never mixed with new ones."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,13 @@ class Recipe:
 
     Attributes:
         seed: everything follows from it.
-        burden: TRANSITION: expected number of plaques.
+        agatston: target in total, or per vessel, of the nominal scan (gated, 120 kVp); None: drawn from the population.
         distractors: mean number of calcified places per kind.
         gated: short range around the heart; else the whole chest.
         enhanced: contrast-enhanced blood; then there is no calcium.
         matrix: rows and columns.
-        agatston: target in total, or per vessel, of the nominal scan (gated, 120 kVp).
         devices: mean number of devices per kind.
-        population: how a total is split between the vessels, and how much a calcified place scores.
+        population: how much calcium there is, how a total is split between the vessels, and how much a calcified place scores.
         heart_model: see :class:`cacsnet.phantom.anatomy.Patient`.
         scanner: profile in ``conf/scanner``; None: a gated one by the seed, or the one for chests.
         increment_mm: contiguous slices of this thickness instead of the profile's.
@@ -58,12 +61,11 @@ class Recipe:
     """
 
     seed: int
-    burden: float = 8.0
-    distractors: Mapping[str, float] | tuple[tuple[str, float], ...] = field(default_factory=lambda: dict(USUAL_DISTRACTORS))
+    agatston: float | Mapping[str, float] | None = None
+    distractors: Mapping[str, float] = field(default_factory=lambda: dict(USUAL_DISTRACTORS))
     gated: bool = True
     enhanced: bool = False
     matrix: int = 512
-    agatston: float | Mapping[str, float] | None = None
     devices: Mapping[str, float] = field(default_factory=dict)
     population: str = "sartoretti2022"
     heart_model: str = "ellipsoid"
@@ -166,12 +168,12 @@ def make_subject(
     deposits: list[Deposit] = []
     if not recipe.enhanced:
         population = load_population(recipe.population)
-        targets = 25.0 * recipe.burden if recipe.agatston is None else recipe.agatston
+        targets = draw_targets(population, rng) if recipe.agatston is None else recipe.agatston
         if not isinstance(targets, Mapping):
             targets = population.split(targets, rng.random(3))
         plaques = draw_plaques(patient, arteries, rng, targets)
         deposits += meet_targets(patient, arteries, plaques, targets, protocols if recipe.own_scanner else ())
-        deposits += draw_distractors(patient, rng, dict(recipe.distractors), population)
+        deposits += draw_distractors(patient, rng, recipe.distractors, population)
     deposits += draw_devices(patient, arteries, rng, recipe.devices)
     return patient, arteries, deposits, protocols
 
@@ -248,24 +250,24 @@ def image_noise_hu(case: CohortCase) -> float:
     return float(np.mean([case.truth.hu[k][rows, columns].std() for k in slices])) if slices else float("nan")
 
 
-def reference_row(case_id: str, case: CohortCase) -> dict[str, object]:
-    """One row of ``reference.csv``: the reference scores of one scan, the patient's true mass, and covariates."""
-    reference, protocol = case.reference, case.truth.protocol
-    row: dict[str, object] = {"case_id": case_id}
+def reference_row(case_id: str, case: CohortCase, patient_id: str = "") -> dict[str, object]:
+    """One row of ``reference.csv``: the reference scores of one scan and its covariates, named as in ``scores.csv``."""
+    reference, protocol, facts = case.reference, case.truth.protocol, case.scan.acquisition
+    row: dict[str, object] = {"case_id": case_id, "patient_id": patient_id or case_id, "scan": case.visit.number}
     for measure in ("agatston", "volume_mm3", "mass_mg"):
         row[f"{measure}_total"] = getattr(reference.total, measure)
         row |= {f"{measure}_{name}": getattr(reference.vessels[name], measure) for name in VESSEL_NAMES}
-    for kind in ("aorta", "aortic_valve", "mitral_annulus"):
-        mine = (case.truth.owner == DISTRACTORS[kind]).astype(np.uint8)
-        row[f"agatston_{kind}"] = score(case.truth.hu, mine, protocol.spacing_mm, protocol.kvp).total.agatston
-    masses = masses_mg(case.patient, case.deposits)
-    owner = np.array([d.owner for d in case.deposits], int)
-    row |= {f"true_mass_mg_{n}": float(masses[owner == VESSEL_INDEX[n]].sum()) for n in VESSEL_NAMES}
-    row |= {
-        "risk_category": reference.risk_category, "heart_rate_bpm": case.visit.heart_rate_bpm,
-        "bmi_kg_m2": case.scan.acquisition.bmi_kg_m2, "image_noise_hu": round(image_noise_hu(case), 2), "kvp": protocol.kvp,
+    masks = {kind: (case.truth.owner == DISTRACTORS[kind]).astype(np.uint8) for kind in EXTRACORONARY}
+    others = {k: score(case.truth.hu, mask, protocol.spacing_mm, protocol.kvp).total for k, mask in masks.items()}
+    row |= {f"agatston_{kind}": measures.agatston for kind, measures in others.items()}
+    row |= {f"volume_mm3_{kind}": measures.volume_mm3 for kind, measures in others.items()}
+    return row | {
+        "lesions_total": len(reference.lesions), "risk_category": reference.risk_category, "cac_drs": reference.cac_drs,
+        "kvp": protocol.kvp, "manufacturer": facts.manufacturer, "kernel": facts.kernel,
+        "slice_thickness_mm": protocol.thickness_mm, "slice_increment_mm": round(protocol.spacing_mm[0], 6),
+        "image_noise_hu": round(image_noise_hu(case), 2), "heart_rate_bpm": case.visit.heart_rate_bpm,
+        "bmi_kg_m2": facts.bmi_kg_m2,
     }  # fmt: skip
-    return row
 
 
 def anatomical_truth(case: CohortCase) -> dict[str, object]:

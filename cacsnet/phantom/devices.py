@@ -1,7 +1,8 @@
 """Metal: coronary stents, surgical clips, sternal wires, pacing leads, valve prostheses.
 
 Wires of a given radius along lines of the heart frame. Their HU are those of a solid block of the metal (beyond the range
-of a CT image); thin struts shine less, as the scanner's blur has it.
+of a CT image); thin struts shine less, as the scanner's blur has it. By attenuation at 70 keV solid steel and cobalt-chromium
+have about 30,000 HU, titanium 9,000; leads and prosthetic rings are hollow or of carbon. Sizes are unverified defaults.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import artery_beds
 from cacsnet.phantom.deposits import DEVICES, PIECE_MM, Deposit
 from cacsnet.phantom.heart import Artery, resample, unit
-from cacsnet.phantom.places import on_sac, part_sdf
+from cacsnet.phantom.places import mitral_ring, on_sac, part_sdf
 
 STEP_MM = 0.3
 
@@ -58,7 +59,7 @@ def _stent(patient: Patient, arteries: Sequence[Artery], rng: np.random.Generato
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     second = np.cross(along, first)
     lumen = np.interp(s, arc, bed.radii)[:, None]
-    hu, thick, pitch = rng.uniform(9000, 15000), rng.uniform(0.08, 0.16), rng.uniform(1.0, 1.6)
+    hu, thick, pitch = rng.uniform(18_000, 30_000), rng.uniform(0.08, 0.16), rng.uniform(1.0, 1.6)
     out = []
     for sign in (1, -1):  # two helices crossing: a mesh
         turn = (sign * 2 * np.pi * s / pitch)[:, None]
@@ -90,7 +91,7 @@ def _sternal_wire(patient: Patient, arteries: Sequence[Artery], rng: np.random.G
         return []
     y, x = np.meshgrid(np.arange(-150.0, 0.0, 2.0), np.arange(-60.0, 61.0, 2.0), indexing="ij")
     out = []
-    hu, radius = rng.uniform(10000, 16000), rng.uniform(0.35, 0.5)
+    hu, radius = rng.uniform(18_000, 30_000), rng.uniform(0.35, 0.5)
     for z in np.arange(rng.uniform(-60, -45), 75, rng.uniform(17, 24)):
         plane = np.stack([np.full(y.size, z), y.ravel(), x.ravel()], 1)
         inside = plane[sdf(plane) < 0]
@@ -130,7 +131,9 @@ def _prosthesis(patient: Patient, arteries: Sequence[Artery], rng: np.random.Gen
     if rng.random() < 0.6:
         centre, normal, radius = heart.root[0], unit(heart.root[1] - heart.root[0]), 0.85 * float(heart.root_radii[0])
     else:
-        centre, normal, radius = heart.base, heart.axes[0], 0.85 * float(np.mean(heart.mitral_radii))
+        ring = mitral_ring(patient)
+        centre, normal = ring.mean(0), heart.axes[0]
+        radius = max(0.9 * float(np.linalg.norm(ring - centre, axis=1).mean()), 10.0)
     side = unit(np.cross(normal, unit(rng.normal(size=3))))
     other = np.cross(normal, side)
     t = np.linspace(0, 2 * np.pi, 60)[:, None]

@@ -3,15 +3,17 @@
 ``<output>/manifest.csv`` and ``reference.csv`` name the finished scans; ``scans/`` holds them; ``truth/`` one JSON a patient
 (every body of calcium with its mass: the anatomical truth, shared by all scans, and a reference row per scan) and two label
 maps a scan: ``<case>_vessels.nii.gz`` (voxels of the reference: 1 LM ... 4 RCA) and ``<case>_owners.nii.gz`` (who adds most
-calcium or metal, codes in the JSON). A patient is finished when the JSON is there; it is written last.
+calcium or metal, codes in the JSON). A patient is finished when the JSON is there; it is written last. ``cohort.json`` names
+the plan: a folder holds scans of one plan only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +26,7 @@ import torch
 from cacsnet.errors import ConfigError
 from cacsnet.io import write_dicom_series
 from cacsnet.io.write import write_nifti
-from cacsnet.phantom.cohort import CohortCase, anatomical_truth, make_cases, reference_row, vessel_labels
+from cacsnet.phantom.cohort import FORMAT, CohortCase, anatomical_truth, make_cases, reference_row, vessel_labels
 from cacsnet.phantom.deposits import OWNER_NAMES
 from cacsnet.phantom.plan import Planned
 
@@ -36,24 +38,14 @@ def write_cohort(plan: Sequence[Planned], output: Path, file_format: str = "dico
     date for the finished patients if it is interrupted.
 
     Raises:
-        ConfigError: unknown format, or the folder holds another cohort (other settings under the same patient id).
+        ConfigError: unknown format, or the folder holds something else (another plan, or no cohort at all).
     """
     if file_format not in FORMATS:
         raise ConfigError(f"must be one of {', '.join(FORMATS)}", field="format", value=file_format)
-    truth = output / "truth"
-    truth.mkdir(parents=True, exist_ok=True)
-    missing = []
-    for planned in plan:
-        path = truth / f"{planned.patient_id}.json"
-        if not path.is_file():
-            missing.append(planned)
-        elif json.loads(path.read_text(encoding="utf-8"))["plan"] != _settings(planned, file_format):
-            raise ConfigError(
-                "was made with other settings; choose another folder", path=path, field="output", value=str(output)
-            )
-        else:
-            yield planned.patient_id
-    jobs = [(planned, output, file_format) for planned in missing]
+    _claim(output, plan, file_format)
+    done = {planned.patient_id for planned in plan if _truth_path(output, planned).is_file()}
+    yield from (planned.patient_id for planned in plan if planned.patient_id in done)
+    jobs = [(planned, output, file_format) for planned in plan if planned.patient_id not in done]
     try:
         if workers <= 1:
             for job in jobs:
@@ -67,14 +59,43 @@ def write_cohort(plan: Sequence[Planned], output: Path, file_format: str = "dico
         _write_tables(plan, output)
 
 
-def _settings(planned: Planned, file_format: str) -> dict[str, Any]:
-    """What decides a patient's files, as JSON gives it back."""
-    settings: dict[str, Any] = json.loads(
-        json.dumps(
-            {"recipe": vars(planned.recipe), "visits": [vars(v) for v in planned.visits], "format": file_format}, default=dict
-        )
-    )
-    return settings
+def _claim(output: Path, plan: Sequence[Planned], file_format: str) -> None:
+    """Write the plan's fingerprint into a new folder; refuse a folder that holds anything else."""
+    text = json.dumps([[p.patient_id, _settings(p)] for p in plan], sort_keys=True)
+    claim = {
+        "phantom": FORMAT, "format": file_format, "patients": len(plan), "first_patient": plan[0].patient_id,
+        "plan_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
+    path = output / "cohort.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != claim:
+            changed = ", ".join(key for key in claim if found.get(key) != claim[key])
+            raise ConfigError(
+                f"this folder holds a cohort with other settings ({changed}); choose another folder",
+                path=path, field="output", value=str(output),
+            )  # fmt: skip
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError("the folder holds something else than a cohort; choose a new one", field="output", value=str(output))
+    else:
+        _write_json(path, claim)
+
+
+def _truth_path(output: Path, planned: Planned) -> Path:
+    return output / "truth" / f"{planned.patient_id}.json"
+
+
+def _settings(planned: Planned) -> dict[str, Any]:
+    """What decides a patient's scans."""
+    recipe = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(planned.recipe).items()}
+    return {"recipe": recipe, "visits": [vars(v) for v in planned.visits]}
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=1, default=float), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _write_patient(job: tuple[Planned, Path, str]) -> str:
@@ -84,16 +105,12 @@ def _write_patient(job: tuple[Planned, Path, str]) -> str:
     for case in cases:
         case_id = f"{planned.patient_id}-{case.visit.number}"
         path = _write_scan(case, case_id, planned.patient_id, output, file_format)
-        row = reference_row(case_id, case)
-        scans.append({"case_id": case_id, "path": path, "patient_id": planned.patient_id, "scan": case.visit.number} | row)
+        scans.append(reference_row(case_id, case, planned.patient_id) | {"path": path, "gated": case.scan.acquisition.gated})
     facts = {
-        "patient_id": planned.patient_id, "plan": _settings(planned, file_format), "owners": OWNER_NAMES,
+        "patient_id": planned.patient_id, "plan": _settings(planned), "owners": OWNER_NAMES,
         "truth": anatomical_truth(cases[0]), "scans": scans,
     }  # fmt: skip
-    target = output / "truth" / f"{planned.patient_id}.json"
-    temporary = target.with_suffix(f".json.tmp{os.getpid()}")
-    temporary.write_text(json.dumps(facts, indent=1, default=float), encoding="utf-8")
-    os.replace(temporary, target)
+    _write_json(_truth_path(output, planned), facts)
     return planned.patient_id
 
 
@@ -112,19 +129,23 @@ def _write_scan(case: CohortCase, case_id: str, patient_id: str, output: Path, f
     return f"scans/{case_id}"
 
 
-MANIFEST = ("case_id", "path", "patient_id", "scan", "heart_rate_bpm", "bmi_kg_m2", "kvp")
+MANIFEST = (
+    "case_id", "path", "patient_id", "scan", "heart_rate_bpm", "bmi_kg_m2", "kvp", "gated", "manufacturer", "kernel",
+    "slice_thickness_mm",
+)  # fmt: skip
+"""What a NIfTI file can't say, a reader finds here."""
 
 
 def _write_tables(plan: Sequence[Planned], output: Path) -> None:
     rows = []
     for planned in plan:
-        path = output / "truth" / f"{planned.patient_id}.json"
+        path = _truth_path(output, planned)
         if path.is_file():
             rows += json.loads(path.read_text(encoding="utf-8"))["scans"]
     if not rows:
         return
     table = pd.DataFrame(rows)
-    reference = table.drop(columns="path")
+    reference = table.drop(columns=["path", "gated"])
     for name, values in (("reference.csv", reference), ("manifest.csv", table[list(MANIFEST)])):
         temporary = output / f".{name}.tmp{os.getpid()}"
         values.to_csv(temporary, index=False)

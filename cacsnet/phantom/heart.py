@@ -15,7 +15,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from cacsnet.phantom.fields import capsule_chain, plane, smooth_max, smooth_min
+from cacsnet.phantom.fields import capsule_chain, plane, smooth_max, smooth_min, vector
 
 
 def unit(v: np.ndarray) -> np.ndarray:
@@ -63,6 +63,8 @@ class Heart(ABC):
         la_centre, ra_centre: middle of the atria, where veins enter.
         mitral_radii: half axes of the mitral ring along ``axes`` 1 and 2.
         papillary_radius: distance of the papillary muscles from the left ventricle's axis.
+        tricuspid, tricuspid_normal: centre of the valve and direction from atrium to ventricle; groove_radius: of the floor of
+            the atrioventricular groove around it.
         left_out, right_out: directions in which the left main and the right coronary artery leave the root.
         fat_mm: thickness of the fat on the free walls; groove_mm: how far the sac bridges the grooves.
     """
@@ -77,6 +79,9 @@ class Heart(ABC):
     ra_centre: np.ndarray
     mitral_radii: tuple[float, float]
     papillary_radius: float
+    tricuspid: np.ndarray
+    tricuspid_normal: np.ndarray
+    groove_radius: float
     left_out: np.ndarray
     right_out: np.ndarray
     fat_mm: float
@@ -136,6 +141,14 @@ class Heart(ABC):
             sdf = smooth_max(sdf, -_tube(p, line, np.array([6.0, 7.0])), 4.0)
         return sdf
 
+    def with_groove(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """The right atrium or ventricle without the wedge of fat between them, in which the right coronary artery runs."""
+        q = p - vector(self.tricuspid, p)
+        along = (vector(self.tricuspid_normal, p) * q).sum(0)
+        aside = (q.square().sum(0) - along.square()).clamp_min(1e-6).sqrt() - self.groove_radius
+        wedge = torch.maximum(along.abs() - 4.5 - 0.35 * aside.clamp_min(0), -aside)
+        return smooth_max(sdf, -wedge, 4.0)
+
     def muscle_sdf(self, p: Tensor) -> Tensor:
         """All chambers with their walls."""
         wall = torch.minimum(self.rv_sdf(p) - 3.0, torch.minimum(self.ra_sdf(p), self.la_sdf(p)) - 2.0)
@@ -173,9 +186,9 @@ def tangent(line: np.ndarray, index: int) -> np.ndarray:
     return unit(line[b] - line[a])
 
 
-def surface_distance(heart: Heart, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance [n] of points [n, 3] to the surface of :meth:`Heart.solid_sdf`, and its unit gradient [n, 3] (outwards)."""
-    h = 0.5
+def surface_distance(heart: Heart, points: np.ndarray, h: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Distance [n] of points [n, 3] to the surface of :meth:`Heart.solid_sdf`, and its unit gradient [n, 3] (outwards) over
+    ``h`` mm to each side."""
     offsets = np.concatenate([points] + [points + s * h * e for e in np.eye(3) for s in (1, -1)])
     values = _solid(heart, offsets).reshape(7, -1)
     gradient = np.stack([values[1 + 2 * k] - values[2 + 2 * k] for k in range(3)], 1)
@@ -197,19 +210,26 @@ def _solid(heart: Heart, points: np.ndarray) -> np.ndarray:
     return heart.solid_sdf(p).numpy().astype(float)
 
 
-def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds: int = 12) -> np.ndarray:
-    """Move what of a polyline lies less than ``depth`` mm above the surface outwards along the smoothed surface normal.
+def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds: int = 14) -> np.ndarray:
+    """Move what of a polyline lies less than ``depth`` mm above the surface outwards.
 
-    ``keep`` points at the start stay (an ostium lies in the aortic wall). In a deep cleft something may stay inside; the
-    renderer lays every artery in fat of its own.
+    Outwards is where there is more room within 3 mm: in a cleft between two chambers the normals of their own surfaces flip
+    from point to point. ``keep`` points at the start stay (an ostium lies in the aortic wall), and none jumps where they end.
     """
     line = line.copy()
-    free = np.clip((np.arange(len(line)) - keep + 1) / 6.0, 0, 1)[:, None]  # no step where the kept points end
-    for _ in range(rounds):
-        distance, gradient = surface_distance(heart, line)
-        normal = gaussian_filter1d(gradient, 3.0, axis=0, mode="nearest")
-        move = np.clip(depth - distance, 0, 1.5)[:, None] * normal * free
-        if np.abs(move).max() < 0.1:
+    free = np.clip((np.arange(len(line)) - keep + 1) / 6.0, 0, 1)[:, None]
+    for round_ in range(rounds):
+        lack = np.clip(depth - _solid(heart, line), 0, 1.5)
+        if (lack * free[:, 0]).max() < 0.2:
             break
-        line += gaussian_filter1d(move, 2.0, axis=0, mode="nearest") * free
+        lack = np.maximum(lack, gaussian_filter1d(lack, 2.0, mode="nearest"))[:, None]
+        if round_ % 3 == 0:
+            outwards = gaussian_filter1d(surface_distance(heart, line, 3.0)[1], 2.0, axis=0, mode="nearest")
+        line += gaussian_filter1d(lack * outwards, 1.0, axis=0, mode="nearest") * free
     return resample(line)
+
+
+def cut(line: np.ndarray, length_mm: float) -> np.ndarray:
+    """The first ``length_mm`` of a polyline at steps of about 1 mm."""
+    arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    return line[: max(3, int(np.searchsorted(arc, length_mm)) + 1)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min
-from cacsnet.phantom.heart import Artery, Heart, push_out, ray_out, resample, surface_distance, unit
+from cacsnet.phantom.heart import Artery, Heart, cut, push_out, ray_out, resample, surface_distance, unit
 
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
@@ -32,8 +32,6 @@ class EllipsoidHeart(Heart):
     rv_radii: np.ndarray
     la_radii: np.ndarray
     ra_radii: np.ndarray
-    tricuspid: np.ndarray
-    tricuspid_normal: np.ndarray
 
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.lv_centre, self.axes, self.lv_outer)
@@ -51,7 +49,7 @@ class EllipsoidHeart(Heart):
             torch.tensor([20.0, 14.0]),
         )
         body = smooth_max(body, -plane(p, self.tricuspid, self.tricuspid_normal), 6.0)
-        return self.clear_of_ostia(smooth_min(body, outflow, 12.0), p)
+        return self.clear_of_ostia(self.with_groove(smooth_min(body, outflow, 12.0), p), p)
 
     def la_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.la_centre, None, self.la_radii)
@@ -61,7 +59,7 @@ class EllipsoidHeart(Heart):
     def ra_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
         appendage = ellipsoid(p, self.ra_centre + np.array([26, -24, 10]), None, (13, 15, 11))
-        return self.clear_of_ostia(smooth_min(body, appendage, 12.0), p)
+        return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         return _grow_tree(self, rng)
@@ -102,11 +100,12 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         papillary_radius=0.6 * inner[1],
         left_out=unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0])),
         right_out=unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)])),
-        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), 0.3, 9.0)), groove_mm=rng.uniform(18, 36),
+        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), 1.6, 9.0)), groove_mm=rng.uniform(18, 36),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
         la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
+        groove_radius=rng.uniform(19, 23),
     )  # fmt: skip
 
 
@@ -143,7 +142,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     right_dominant = rng.random() < 0.85
     female = 0.91 if rng.random() < 0.4 else 1.0
     scale = female * rng.normal(1.0, 0.08)
-    depth = 2.6
+    depth, branch_depth = 2.6, 1.9
 
     def tapered(line: np.ndarray, first_mm: float, last_mm: float) -> np.ndarray:
         return 0.5 * scale * np.linspace(first_mm, last_mm, len(line))
@@ -162,7 +161,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     groove = [ray_out(heart, septum(t), _around(up, -to_rv, a), depth) for t, a in zip(levels, turns, strict=True)]
     apex = heart.lv_centre + axis * (reach + depth)
     lad = _settle(heart, np.stack([bifurcation, *groove, apex]), depth)
-    lad = lad[: max(60, round(rng.uniform(0.8, 1.0) * len(lad)))]
+    lad = cut(push_out(heart, lad, depth, keep=4), float(np.clip(rng.normal(111, 10), 88, 135)))
     arteries = [
         Artery("LM", VESSEL_INDEX["LM"], lm, tapered(lm, 4.5, 4.3)),
         Artery("LAD", VESSEL_INDEX["LAD"], lad, tapered(lad, 3.7, 1.7)),
@@ -173,17 +172,18 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         t0 = float((start - heart.lv_centre) @ axis)
         turns = np.linspace(15, rng.uniform(45, 70), 4)
         rows = [
-            ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), depth)
+            ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), branch_depth)
             for a, t in zip(turns, np.linspace(t0 + 8, t0 + rng.uniform(30, 50), 4), strict=True)
         ]
-        line = _settle(heart, np.stack([start, *rows]), depth, 6)
+        line = _settle(heart, np.stack([start, *rows]), branch_depth, 6)
         arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
 
     # left atrioventricular groove
     ring_centre = BASE + axis * 9.0  # on the ventricle's side of the groove: further back the atrium bulges over it
     end_angle = rng.uniform(120, 150) if right_dominant else rng.uniform(165, 185)
     ring = [ray_out(heart, ring_centre, _around(up, lateral, a), depth) for a in np.arange(25.0, end_angle, 15.0)]
-    lcx = _settle(heart, np.stack([bifurcation, *ring]), depth)
+    groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring]), depth), depth, keep=4)
+    lcx = cut(groove_line, float(np.clip(rng.normal(60, 11), 40, 90))) if right_dominant else groove_line
     arteries.append(Artery("LCX", VESSEL_INDEX["LCX"], lcx, tapered(lcx, 3.4, 1.8)))
     for number, share in enumerate(sorted(rng.uniform(0.3, 0.85, rng.integers(1, 4)))):
         start = lcx[int(share * len(lcx))]
@@ -191,21 +191,24 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         side = unit(side - axis * (side @ axis))
         t0 = float((start - heart.lv_centre) @ axis)
         rows = [
-            ray_out(heart, heart.lv_centre + axis * t, side, depth) for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
+            ray_out(heart, heart.lv_centre + axis * t, side, branch_depth)
+            for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
         ]
-        line = _settle(heart, np.stack([start, *rows]), depth, 6)
+        line = _settle(heart, np.stack([start, *rows]), branch_depth, 6)
         arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
 
-    # right atrioventricular groove: from the ostium to the front, the right margin, and back to the crux
+    # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux
     n = heart.tricuspid_normal
     front = unit(np.array([0.3, -1.0, 0.0]) - n * (np.array([0.3, -1.0, 0.0]) @ n))
     down = np.cross(n, front)
     down = down if down[0] < 0 else -down
-    angles = np.arange(25.0, rng.uniform(115, 140), 15.0)
-    ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth, outermost=True) for a in angles]
+    angles = np.arange(-40.0, rng.uniform(115, 140), 15.0)
+    ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth) for a in angles]
     crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
     rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
-    rca = push_out(heart, rca, depth, keep=6)  # in the cleft below the auricle the normals mislead
+    rca = push_out(heart, rca, depth, keep=6)
+    if not right_dominant:  # it ends at the right margin
+        rca = cut(rca, rng.uniform(0.55, 0.75) * len(rca))
     arteries.append(
         Artery(
             "RCA",
@@ -219,7 +222,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     owner = "RCA" if right_dominant else "LCX"
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
 
-    for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", lcx[6:])):
+    for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", groove_line[6:])):
         shift = unit(rng.normal(size=3)) * 1.0 + (lateral if name == "vein_anterior" else -axis)
         vein = _settle(heart, source + 5.0 * unit(shift), 2.8, 4)
         arteries.append(Artery(name, 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
-from cacsnet.phantom.heart import Artery, Heart, push_out, resample, unit
+from cacsnet.phantom.heart import Artery, Heart, cut, push_out, resample, unit
 
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
+
+LAD_MM, LCX_MM = (110.0, 9.0), (63.0, 13.0)
+"""Mean and SD of the longest course (heart frame mm) of the LAD, and of the LCX where the right artery is dominant."""
 
 
 @dataclass
@@ -34,7 +37,6 @@ class PolarHeart(Heart):
         ripple: amplitudes of cos and sin of 2 and 3 times the angle.
         crescent: thickness of the right ventricle, mm; edges: its half widths (anterior, inferior) at the base.
         reach: share of the left ventricle's length that the right one spans.
-        tricuspid, tricuspid_normal: centre of the valve and direction from atrium to ventricle.
         la_radius, ra_radius: mean radius; la_shape, ra_shape: [9] linear (3) and quadratic (6) terms of the radius function.
         la_appendage, ra_appendage: polylines [n, 3]; their radii.
     """
@@ -47,8 +49,6 @@ class PolarHeart(Heart):
     crescent: float
     edges: tuple[float, float]
     reach: float
-    tricuspid: np.ndarray
-    tricuspid_normal: np.ndarray
     la_radius: float
     ra_radius: float
     la_shape: np.ndarray
@@ -90,7 +90,7 @@ class PolarHeart(Heart):
     # -- chambers -------------------------------------------------------------------------------------------------
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
-        return smooth_max(self._spheroid(height, distance, angle, 0.0), -height - 2.0, 6.0)
+        return self.clear_of_ostia(smooth_max(self._spheroid(height, distance, angle, 0.0), -height - 2.0, 6.0), p)
 
     def lv_inner_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
@@ -111,13 +111,16 @@ class PolarHeart(Heart):
         outflow = capsule_chain(
             p, torch.tensor(np.array([start, self.trunk[0]]), dtype=torch.float32), torch.tensor([16.0, 13.5])
         )
-        return self.clear_of_ostia(smooth_min(body, smooth_max(outflow, 1.0 - septum, 4.0), 12.0), p)
+        whole = smooth_min(body, smooth_max(outflow, 1.0 - septum, 4.0), 12.0)
+        return self.clear_of_ostia(self.with_groove(whole, p), p)
 
     def la_sdf(self, p: Tensor) -> Tensor:
-        return self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
+        sdf = self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
+        return self.clear_of_ostia(sdf, p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
-        return self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
+        sdf = self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
+        return self.clear_of_ostia(self.with_groove(sdf, p), p)
 
     def _atrium(
         self, p: Tensor, centre: np.ndarray, radius: float, shape: np.ndarray, appendage: np.ndarray, thickness: float
@@ -130,7 +133,7 @@ class PolarHeart(Heart):
         tube = capsule_chain(
             p, torch.tensor(appendage, dtype=torch.float32), torch.linspace(1.2, 0.7, len(appendage)) * thickness
         )
-        return self.clear_of_ostia(smooth_min(body, tube, 10.0), p)
+        return smooth_min(body, tube, 10.0)
 
     def root_sdf(self, p: Tensor) -> Tensor:
         """Ascending aorta with three sinuses above the valve."""
@@ -150,6 +153,20 @@ class PolarHeart(Heart):
         share = np.clip(height / (self.reach * self.length), 0, 1)
         return (self.edges[0] if anterior else -self.edges[1]) * (1 - 0.35 * share) * 1.03
 
+    def aside(self, height: np.ndarray) -> np.ndarray:
+        """How far (radians) the anterior descending artery keeps to the left of the groove's edge at heights [n]: where the
+        outflow tract or the pulmonary trunk overhangs, it runs beside them and not in the cleft below."""
+        levels, shifts = np.linspace(0.0, self.length, 12), np.arange(0.0, 0.8, 0.125)
+        steps = np.arange(0.55 * self.radius, 80.0, 1.5)
+        h, turn, reach = (a.ravel() for a in np.meshgrid(levels, shifts, steps, indexing="ij"))
+        places = self.at(h, reach, self.edge(h, True) + turn)
+        solid = self.solid_sdf(torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)).numpy()
+        free = (solid > DEPTH_MM).reshape(len(levels), len(shifts), len(steps))
+        open_ = free.any(2) & (free.argmax(2) == len(steps) - (~free)[..., ::-1].argmax(2))  # solid within, free beyond
+        first = shifts[np.where(open_.any(1), open_.argmax(1), 0)]
+        widest = maximum_filter1d(first, 3, mode="nearest")
+        return np.interp(height, levels, gaussian_filter1d(widest, 0.7, mode="nearest"))
+
     def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM, smooth: float = 3.0) -> np.ndarray:
         """Curve [n, 3] at heights and angles, its distance from the axis that of the first free place, smoothed."""
         steps = np.arange(0.55 * self.radius, 85.0, 0.6)
@@ -158,17 +175,17 @@ class PolarHeart(Heart):
         solid = self.solid_sdf(torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)).numpy().reshape(n, m)
         free = solid > depth
         first = np.where(free.any(1), free.argmax(1), m - 1)
-        distance = steps[first]
+        distance = np.minimum(steps[first], self.radius + 18.0)  # not over the pulmonary trunk
         smoothed = gaussian_filter1d(distance, smooth, mode="nearest")
         return self.at(height, np.maximum(smoothed, distance - 1.5), angle)
 
     def _reach(self, centre: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """How far the solid reaches along rays [n, 3] from their centre ([3] or [n, 3]), mm [n], plus the arteries' height."""
-        steps = np.arange(8.0, 75.0, 0.75)
-        places = np.atleast_2d(centre)[:, None] + rays[:, None] * steps[:, None]
+        """How far the solid first reaches along rays [n, 3] from a centre [3], mm [n], plus the arteries' height."""
+        steps = np.arange(12.0, 60.0, 0.75)
+        places = centre + rays[:, None] * steps[:, None]
         p = torch.tensor(np.ascontiguousarray(places.reshape(-1, 3).T), dtype=torch.float32)
         low = self.solid_sdf(p).numpy().reshape(len(rays), -1) <= DEPTH_MM
-        return steps[np.where(low.any(1), low.shape[1] - 1 - low[:, ::-1].argmax(1), 0)]
+        return steps[low.argmin(1)]
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         right_dominant = rng.random() < 0.85
@@ -192,8 +209,8 @@ class PolarHeart(Heart):
         split = self.on_surface(np.full(3, height), np.full(3, self.edge(np.zeros(1), True)[0] + rng.uniform(0.15, 0.35)))[1]
         way = split - left_ostium
         length = np.linalg.norm(way)
-        split = left_ostium + way / length * np.clip(length, 6.0, 14.0)
-        lm = push_out(self, resample(np.stack([left_ostium, split])), 1.5, keep=3, rounds=4)
+        split = left_ostium + way / length * np.clip(length, 5.0, 8.0)
+        lm = push_out(self, resample(np.stack([left_ostium, split])), 2.0, keep=1)
         split = lm[-1]
         arteries = [artery("LM", "LM", lm, 4.5, 4.3)]
 
@@ -201,26 +218,34 @@ class PolarHeart(Heart):
             """A surface curve that leaves another artery at ``start`` and takes 12 mm to reach its own way."""
             curve = self.on_surface(height, angle)
             blend = np.clip(np.linalg.norm(curve - start, axis=1) / 12.0, 0, 1)[:, None]
-            reach = np.argmax(blend >= 1) or len(curve) - 1
+            reach = int(np.argmax(blend >= 1)) if (blend >= 1).any() else len(curve) - 1
+            if reach == 0:  # it starts further away
+                return push_out(self, resample(np.concatenate([start[None], curve])), DEPTH_MM, keep=1)
             mix = np.linspace(0, 1, reach + 1)[:, None]
             joined = np.concatenate([(1 - mix) * start + mix * curve[: reach + 1], curve[reach + 1 :]])
             return push_out(self, resample(joined), DEPTH_MM, keep=1)
 
         end = rng.uniform(0.86, 1.0) * self.length
-        heights = np.linspace(0.0, end, 110)
-        lad = from_split(heights, self.edge(heights, True) + wave(110, 0.05), split)
+        heights = np.linspace(18.0, end, 90)
+        lad = cut(
+            from_split(heights, self.edge(heights, True) + self.aside(heights) + wave(90, 0.05), split), rng.normal(*LAD_MM)
+        )
         arteries.append(artery("LAD", "LAD", lad, 3.7, 1.7))
         for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
             start = lad[int(share * len(lad))]
             t0 = float((start - self.base) @ self.axes[0])
-            levels = np.linspace(t0 + 4, min(t0 + rng.uniform(30, 50), 0.85 * self.length), 40)
-            angles = self.edge(levels, True) + np.linspace(0.15, rng.uniform(0.6, 1.1), 40) + wave(40, 0.04)
+            levels = np.linspace(max(t0 + 4, 20.0), min(max(t0, 16.0) + rng.uniform(30, 50), 0.85 * self.length), 40)
+            angles = (
+                self.edge(levels, True) + self.aside(levels) + np.linspace(0.15, rng.uniform(0.6, 1.1), 40) + wave(40, 0.04)
+            )
             arteries.append(artery(f"D{number + 1}", "LAD", from_split(levels, angles, start), 2.2, 1.2))
 
         stop = np.pi + (np.deg2rad(rng.uniform(-25, 25)) if right_dominant else np.deg2rad(rng.uniform(35, 60)))
-        angles = np.linspace(self.edge(np.zeros(1), True)[0] + 0.45, stop, 90)
+        angles = np.linspace(self.edge(np.zeros(1), True)[0] + 0.45 + self.aside(np.full(1, 8.0))[0], stop, 90)
         ring = rng.uniform(2.0, 7.0) + wave(90, 1.5)
         lcx = from_split(ring, angles, split)
+        if right_dominant:
+            lcx = cut(lcx, float(np.clip(rng.normal(*LCX_MM), 35, 95)))
         arteries.append(artery("LCX", "LCX", lcx, 3.4, 1.8))
         for number, share in enumerate(sorted(rng.uniform(0.3, 0.9, rng.integers(1, 4)))):
             index = int(share * (len(lcx) - 1))
@@ -234,23 +259,21 @@ class PolarHeart(Heart):
         front = unit(np.array([0.4, -1.0, 0.0]) - normal * (np.array([0.4, -1.0, 0.0]) @ normal))
         down = np.cross(normal, front)
         down = down if down[0] < 0 else -down
-        turn = np.linspace(np.deg2rad(20), np.deg2rad(rng.uniform(112, 132)), 80)
+        turn = np.linspace(np.deg2rad(-40), np.deg2rad(rng.uniform(112, 132)), 100)
         rays = np.cos(turn)[:, None] * front + np.sin(turn)[:, None] * down
-        shifts = np.linspace(-12, 3, 6)  # along the valve's normal: the groove is where atrium and ventricle reach least far
-        reach = np.stack([self._reach(self.tricuspid + shift * normal, rays) for shift in shifts])
-        shift = gaussian_filter1d(shifts[reach.argmin(0)], 6.0, mode="nearest")
-        groove = self.tricuspid + shift[:, None] * normal
-        distance = gaussian_filter1d(self._reach(groove, rays), 3.0, mode="nearest") + 0.3 * DEPTH_MM + wave(80, 0.8)
-        ring_line = groove + rays * distance[:, None] + normal * wave(80, 1.0)[:, None]
+        distance = gaussian_filter1d(self._reach(self.tricuspid, rays), 3.0, mode="nearest") + 0.3 * DEPTH_MM + wave(100, 0.8)
+        ring_line = self.tricuspid + rays * distance[:, None] + normal * wave(100, 1.0)[:, None]
         crux = self.on_surface(np.full(3, 3.0), np.full(3, self.edge(np.zeros(1), False)[0] - 0.1))[1]
         rough = np.concatenate([[right_ostium, right_ostium + 6 * right_out], ring_line[4:], [crux]])
         smooth = resample(rough)
         smooth[4:-1] = gaussian_filter1d(smooth, 3.0, axis=0, mode="nearest")[4:-1]
         rca = push_out(self, resample(smooth), DEPTH_MM, keep=6)
+        if not right_dominant:  # it ends at the right margin
+            rca = cut(rca, rng.uniform(0.55, 0.75) * len(rca))
         sizes = (3.9, 2.6) if right_dominant else (2.8, 1.4)
         arteries.append(artery("RCA", "RCA", rca, *sizes))
         levels = np.linspace(4.0, rng.uniform(0.45, 0.8) * self.length, 60)
-        pda = from_split(levels, self.edge(levels, False) + wave(60, 0.04), rca[-1])
+        pda = from_split(levels, self.edge(levels, False) + wave(60, 0.04), crux)
         arteries.append(artery("PDA", "RCA" if right_dominant else "LCX", pda, 2.3, 1.2))
 
         levels = np.linspace(6.0, 0.8 * end, 80)
@@ -295,7 +318,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         papillary_radius=0.6 * (radius - wall),
         left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
-        fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), 0.4, 9.0)),
+        fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), 1.6, 9.0)), groove_radius=rng.uniform(13, 17),
         groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from cacsnet.phantom.anatomy import Patient, View
@@ -147,7 +148,7 @@ def _aorta(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
     turn = span * np.sin(slope) / radius
     wall = np.interp(at, arc, heart.root_radii)[:, None]
     line = centre + wall * (np.cos(turn) * side + np.sin(turn) * np.cross(along, side))
-    coarse = settle(_torch_sdf(heart.root_sdf), line[:: max(1, len(line) // 7)], 1)  # sinuses are no tube
+    coarse = settle(_torch_sdf(heart.root_sdf), line[:: max(1, len(line) // 7)])  # sinuses are no tube
     return [resample(coarse)]
 
 
@@ -157,7 +158,8 @@ def _ostium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
     out = (heart.left_out, heart.right_out)[which]
     side = _perpendicular(out, rng)
     reach = rng.uniform(3.0, 6.0)
-    return [_ring(heart.ostia[which], reach * side, reach * np.cross(out, side), 0.0, rng.uniform(0.8, np.pi))]
+    line = _ring(heart.ostia[which], reach * side, reach * np.cross(out, side), 0.0, rng.uniform(0.8, np.pi))
+    return [settle(_torch_sdf(heart.root_sdf), line)]  # in the wall around the ostium
 
 
 def _aortic_valve(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
@@ -176,14 +178,54 @@ def _aortic_valve(patient: Patient, rng: np.random.Generator) -> list[np.ndarray
     return lines
 
 
+def mitral_ring(patient: Patient) -> np.ndarray:
+    """Closed ring [36, 3] (heart frame mm) where left atrium and left ventricle meet, from the posterior middle on around.
+
+    The edge of the opening that the atrium and the cavity of the ventricle share in the plane of the base, read off their
+    signed distances; its posterior middle lies opposite the aortic root.
+    """
+
+    def find() -> np.ndarray:
+        heart, axis = patient.heart, patient.heart.axes[0]
+        grid = np.stack(np.meshgrid(*[np.arange(-45.0, 46.0, 1.5)] * 2, indexing="ij"), -1).reshape(-1, 2)
+        plane = heart.base + grid @ heart.axes[1:]
+        ventricle, atrium = _torch_sdf(heart.lv_inner_sdf)(plane + 1.0 * axis), _torch_sdf(heart.la_sdf)(plane - 3.0 * axis)
+        aorta = _torch_sdf(heart.root_sdf)(plane)
+        for gap in (0.0, 2.0, 4.0, 8.0, 16.0):  # where the atrium lies apart, the valve's ring bridges the gap
+            # the fibrous curtain between both valves belongs to the aortic root
+            inside = np.maximum(np.maximum(ventricle, atrium - gap), -aorta) < 0
+            if inside.sum() * 1.5**2 >= SMALLEST_OPENING_MM2:
+                break
+        opening = grid[inside] if inside.any() else np.zeros((1, 2))
+        centre = opening.mean(0)
+        away = centre - (heart.root[0] - heart.base) @ heart.axes[1:].T
+        turns = np.arctan2(away[1], away[0]) + np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        rays = np.stack([np.cos(turns), np.sin(turns)], 1)
+        along = (opening - centre) @ rays.T  # [n, 36]
+        off = np.abs((opening - centre) @ np.stack([-rays[:, 1], rays[:, 0]]))
+        reach = np.where(off < 2.5, along, 4.0).max(0)
+        reach = gaussian_filter1d(reach, 1.5, mode="wrap")
+        return np.asarray(heart.base + (centre + reach[:, None] * rays) @ heart.axes[1:])
+
+    found: np.ndarray = kept(patient, "mitral ring", find)
+    return found
+
+
+SMALLEST_OPENING_MM2 = 350.0
+"""A mitral valve is hardly smaller."""
+
+
 def _mitral_annulus(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
-    heart = patient.heart
-    a, b = heart.mitral_radii[0] * heart.axes[1], heart.mitral_radii[1] * heart.axes[2]
-    away = heart.base - heart.root[0]  # mostly the posterior part
-    posterior = np.arctan2(away @ heart.axes[2], away @ heart.axes[1])
-    centre = heart.base + heart.axes[0] * rng.uniform(-3, 3)
-    grow = rng.uniform(0.95, 1.08)
-    return [_ring(centre, grow * a, grow * b, posterior + rng.normal(0, 0.8), rng.uniform(0.3, 1.9))]
+    """An arc of the ring, mostly in its posterior half, up to nearly all of that half and beyond."""
+    ring = mitral_ring(patient)
+    middle, half = rng.normal(0, 0.5), rng.uniform(0.3, 1.6)
+    turn = (middle + np.linspace(-half, half, 24)) % (2 * np.pi)
+    at = np.linspace(0, 2 * np.pi, len(ring) + 1)
+    line = np.stack([np.interp(turn, at, np.append(ring[:, k], ring[0, k])) for k in range(3)], 1)
+    centre = ring.mean(0)
+    outward = (line - centre) / np.linalg.norm(line - centre, axis=1, keepdims=True)
+    line = line + rng.uniform(-0.5, 2.5) * outward + rng.uniform(-2.5, 2.5) * patient.heart.axes[0]
+    return [resample(line)]
 
 
 def _pericardium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
@@ -192,15 +234,33 @@ def _pericardium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]
     across = np.cross(unit(middle), along)
     span = _span(rng.uniform(15, 45))[:, None]
     rows = int(rng.integers(1, 5))  # a sheet: rows side by side
-    return [on_sac(patient, middle + span * along + 3.5 * row * across) for row in range(rows)]
+    sac = _torch_sdf(patient.heart.sac_sdf)
+    lines = [on_sac(patient, middle + span[::5] * along + 3.5 * row * across) for row in range(rows)]
+    return [resample(settle(sac, line)) for line in lines]
 
 
 def _papillary_muscle(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
+    """Lines along the long axis through random places inside the muscles."""
     heart = patient.heart
-    side = _perpendicular(heart.axes[0], rng)
-    middle = heart.base + heart.axes[0] * rng.uniform(28, 52) + side * heart.papillary_radius
-    offsets = rng.normal(0, 1.5, (2, 3))
-    return [middle + offset + _span(rng.uniform(8, 18))[:, None] * heart.axes[0] for offset in offsets]
+
+    def sample() -> np.ndarray:
+        own = np.random.default_rng([patient.seed, 15])
+        box = own.uniform([15, -35, -35], [75, 35, 35], (6000, 3))
+        points = heart.base + box @ heart.axes
+        return points[_torch_sdf(heart.papillary_sdf)(points) < -1.0]
+
+    inside = kept(patient, "papillary muscles", sample)
+    if not len(inside):
+        return []
+    sdf = _torch_sdf(heart.papillary_sdf)
+    lines = []
+    for _ in range(2):
+        middle = inside[int(rng.integers(len(inside)))]
+        line = middle + _span(rng.uniform(8, 18))[:, None] * heart.axes[0]
+        line = line[sdf(line) < 0]
+        if len(line) >= 4:
+            lines.append(line)
+    return lines
 
 
 def _node(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:

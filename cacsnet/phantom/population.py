@@ -9,7 +9,7 @@ and of their sum can be met together, so the vessels' correlation follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,12 +51,14 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Split:
-    """Share of a vessel in what the vessels before it leave: Beta(mean k, (1 - mean) k), k from light to heavy totals."""
+    """Share of a vessel in what the vessels before it leave: Beta(mean k, (1 - mean) k), k from light to heavy totals; at
+    most ``largest``, which is what a short vessel has room for."""
 
     vessel: str
     mean: float = 1.0
     light: float = 1.0
     heavy: float = 1.0
+    largest: float = math.inf
 
     def quantile(self, u: float, total: float) -> float:
         place = min(max(math.log(total / LIGHT) / math.log(HEAVY / LIGHT), 0.0), 1.0)
@@ -111,7 +113,7 @@ class Population:
         rest = total
         for number, split in enumerate(self.splits):
             share = split.quantile(float(u[number]), total) if number + 1 < len(self.splits) else 1.0
-            out[split.vessel] = rest * share
+            out[split.vessel] = min(rest * share, split.largest)
             rest -= out[split.vessel]
         most = max(out, key=lambda name: out[name])
         for name in VESSEL_NAMES:
@@ -147,16 +149,53 @@ def draw_targets(population: Population, rng: np.random.Generator) -> dict[str, 
     return population.split(population.total(float(u[0])), u[1:])
 
 
+def spread_total(population: Population, number: int) -> float:
+    """Total score of patient ``number`` of an endless sequence, any few of which spread over the whole population.
+
+    Steps of the golden ratio; the first has the smallest total, which is 0 where the population has zeros.
+    """
+    return population.total(number * (math.sqrt(5) - 1) / 2 % 1.0)
+
+
 def draw_cohort_targets(population: Population, patients: int, seed: int) -> list[dict[str, float]]:
-    """Targets of a whole cohort by Latin hypercube sampling: however small, it has the population's quantiles."""
-    u = stats.qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(patients)
+    """Targets of a whole cohort: however small, it has the population's quantiles, means and standard deviations.
+
+    Latin hypercube sampling; of several designs the one whose vessels and total come closest to the population.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = _moments(_vessel_table(_designed(population, POPULATION_SAMPLE, np.random.default_rng(0))))
+    designs = [_designed(population, patients, rng) for _ in range(min(200, 12_000 // patients + 1))]
+    off = [float(np.abs(_moments(_vessel_table(d)) - wanted).sum()) for d in designs]
+    return designs[int(np.argmin(off))]
+
+
+POPULATION_SAMPLE = 4000
+
+
+def _designed(population: Population, patients: int, rng: np.random.Generator) -> list[dict[str, float]]:
+    u = stats.qmc.LatinHypercube(d=4, rng=rng).random(patients)
     return [population.split(population.total(float(row[0])), row[1:]) for row in u]
 
 
+def _vessel_table(targets: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Targets [patients, vessels and total]."""
+    table = np.array([[row[name] for name in VESSEL_NAMES] for row in targets])
+    return np.append(table, table.sum(1, keepdims=True), 1)
+
+
+def _moments(table: np.ndarray) -> np.ndarray:
+    """Logarithms of the means and standard deviations [2, columns]: small vessels count as much as large ones."""
+    moments: np.ndarray = np.log(np.maximum([table.mean(0), table.std(0)], 1e-3))
+    return moments
+
+
 def draw_site_target(population: Population, rng: np.random.Generator) -> float:
-    """Target of one calcified place that is no coronary artery: as much as one calcified vessel of the population has."""
+    """Target of one calcified place that is no coronary artery: as much as one calcified vessel of the population has.
+
+    A random vessel of a random patient, drawn again while it has none: so heavy patients with several count as often here.
+    """
     for _ in range(50):
-        found = [value for value in draw_targets(population, rng).values() if value > 0]
-        if found:
-            return found[int(rng.integers(len(found)))]
+        target = draw_targets(population, rng)[VESSEL_NAMES[int(rng.integers(len(VESSEL_NAMES)))]]
+        if target > 0:
+            return target
     return population.smallest

@@ -27,16 +27,20 @@ class Thorax:
 
     Args:
         rng: everything follows from it.
-        heart_front_mm: foremost y of the heart, heart_bottom_mm: its lowest z (thorax frame).
+        front: float32 [4, n], (z, y, x) mm of points on the heart's surface, and how far each must stay from the wall (mm);
+            thorax frame, before the heart is fitted to the chest.
+        heart_bottom_mm: lowest z of the heart.
 
     Attributes:
         midline, chest_y: x of the midline and y of the chest's middle.
+        heart_fit: factor by which a wide chest holds a larger heart.
         half_width, half_depth: of the rib cage's inside at the heart's level.
-        subcutaneous, wall: thickness of fat and of muscle with ribs.
+        subcutaneous, wall: thickness of fat and of muscle with ribs (mm); gutter: how far the lungs reach beside the spine.
+        rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
         bmi_kg_m2: follows from the fat.
     """
 
-    def __init__(self, rng: np.random.Generator, heart_front_mm: float, heart_bottom_mm: float) -> None:
+    def __init__(self, rng: np.random.Generator, front: Tensor, heart_bottom_mm: float) -> None:
         self.midline = rng.normal(-8, 7)
         self.half_width = float(np.clip(rng.normal(135, 10), 112, 160))
         self.half_depth = self.half_width * rng.uniform(0.58, 0.70)
@@ -44,15 +48,20 @@ class Thorax:
         self.wall = rng.uniform(14, 28)
         self.bmi_kg_m2 = float(np.clip(19.0 + 0.36 * self.subcutaneous + 0.12 * (self.wall - 14) + rng.normal(0, 1.2), 16, 48))
         self.female = bool(rng.random() < 0.45)
-        left_dome = heart_bottom_mm + rng.uniform(2, 16)
+        self.heart_fit = float(np.clip((self.half_width / 135) ** 0.5, 0.92, 1.08))
+        left_dome = self.heart_fit * heart_bottom_mm + rng.uniform(2, 16)
         self.dome = np.array([left_dome + rng.uniform(6, 28), left_dome])  # top of the diaphragm, right and left
         self.rib_step = rng.uniform(22, 28)
         self.rib_phase = rng.uniform(0, 28)
-        self.rib_slope = rng.uniform(55, 85)
+        self.rib_slope = rng.uniform(125, 180)
+        self.rib_rise = rng.uniform(25, 60)  # of the cartilages towards the sternum
         self.spine_phase = rng.uniform(0, 28)
         self.sternum_half = rng.uniform(14, 20)
         self.pad_radii = rng.uniform(10, 34, (2, 3)) * (rng.random((2, 1)) < 0.8)
-        self.chest_y = heart_front_mm - rng.uniform(-3, 8) + self.half_depth
+        self.gutter = rng.uniform(14, 26)
+        # most hearts touch the wall; a lung between them is the exception
+        gap = rng.uniform(0.0, 2.0) if rng.random() < 0.85 else rng.uniform(2.0, 12.0)
+        self.chest_y = self._behind_the_wall(front, gap)
         self.spine_y = self.chest_y + self.half_depth - 4
         self.arms_up = bool(rng.random() < 0.75)
         self.breast = rng.uniform(0.5, 1.3) if self.female else 0.0
@@ -60,6 +69,18 @@ class Thorax:
         self.organs = rng.normal(0, 1, (4, 3)) * np.array([8.0, 6.0, 8.0])  # liver's lobes, stomach, spleen
         self.table_mm = rng.uniform(4, 25)
         self.branches = [self._draw_branch(rng) for _ in range(16)]
+        self.rim = float(rng.beta(1.2, 1.6)) if rng.random() < 0.65 else 0.0  # none in a third: mostly the young
+        self.rim_hu = float(rng.uniform(150, 600))
+
+    def _behind_the_wall(self, front: Tensor, gap_mm: float) -> float:
+        """y of the chest's middle at which the nearest of the heart's points keeps its distance, and ``gap_mm`` more."""
+        points, clear = self.heart_fit * front[:3], front[3] + gap_mm
+        low, high = -120.0, 160.0  # so far in front, so far behind
+        for _ in range(16):
+            self.chest_y = 0.5 * (low + high)
+            too_near = bool((self.ring(points)[0] + clear > 0).any())
+            low, high = (low, self.chest_y) if too_near else (self.chest_y, high)
+        return low
 
     # -- wall -----------------------------------------------------------------------------------------------------
     def ring(self, p: Tensor) -> Tensor:
@@ -67,11 +88,19 @@ class Thorax:
         z, y, x = p[0], p[1] - self.chest_y, p[2] - self.midline
         taper = (1 - ((z - 10).clamp_min(0) / 190).square()).clamp_min(0.15).sqrt()
         a, b = self.half_width * taper, self.half_depth * (0.4 + 0.6 * taper)
-        power = 2.3
+        # behind, the lungs reach beside the spine beyond its front
+        back = (y / b).clamp(0, 1)
+        y = y + self.gutter * back * torch.exp(-(x / 30).square())
+        b = b + self.gutter * back
+        power = 2.4
         k = ((x.abs() / a) ** power + (y.abs() / b) ** power) ** (1 / power)
         radius = (x.square() + y.square()).sqrt().clamp_min(1.0)
         distance = radius * (1 - 1 / k.clamp_min(1e-3))
         return torch.stack([distance, torch.atan2(x.abs() / a, y / b)])
+
+    def _wall(self, angle: Tensor) -> Tensor:
+        """Thickness of ribs and muscles (mm): thinner at the side and in front than behind."""
+        return (self.wall * (1 - 0.4 * ((angle - 0.9) / 0.8).clamp(0, 1))).clamp_min(11.0)
 
     def _mirrored(self, p: Tensor) -> Tensor:
         """Points with x measured from the midline outwards, for what is there on both sides."""
@@ -79,7 +108,8 @@ class Thorax:
 
     def body(self, v: View) -> Tensor:
         q = self._mirrored(v.thorax)
-        out = v.field("ring")[0] - self.wall - self.subcutaneous
+        distance, angle = v.field("ring")
+        out = distance - self._wall(angle) - self.subcutaneous
         wide = self.half_width
         shoulder = ellipsoid(q, (135, 15, wide + 5), None, (70 + 0.5 * self.subcutaneous, 68, 70))
         out = smooth_min(out, shoulder, 25.0)
@@ -108,9 +138,9 @@ class Thorax:
     def muscle(self, v: View) -> Tensor:
         distance, angle = v.field("ring")
         q = self._mirrored(v.thorax)
-        back = (1 - angle / 1.2).clamp_min(0) * 26
-        front = ((angle - 2.0) / 1.1).clamp_min(0) * 0.35 * self.wall
-        out = distance - self.wall - back + front
+        back = (1 - angle / 1.2).clamp_min(0) * 12
+        front = ((angle - 2.0) / 1.1).clamp_min(0) * 0.2 * self.wall
+        out = distance - self._wall(angle) - back + front
         out = torch.minimum(out, ellipsoid(q, (40, self.half_depth + 12, 28), None, (210, 22, 26)))  # beside the spine
         out = torch.minimum(out, ellipsoid(q, (125, 35, 0.75 * self.half_width), None, (62, 32, 48)))  # shoulder blade
         out = torch.minimum(out, ellipsoid(q, (120, -5, self.half_width), None, (55, 40, 42)))  # shoulder
@@ -124,7 +154,8 @@ class Thorax:
     # -- bones ----------------------------------------------------------------------------------------------------
     def _ribs(self, v: View) -> tuple[Tensor, Tensor]:
         distance, angle = v.field("ring")
-        height = v.thorax[0] + self.rib_slope * (angle / np.pi) ** 1.5 + self.rib_phase
+        rise = self.rib_rise * ((angle - 2.35) / 0.8).clamp(0, 1) ** 1.3
+        height = v.thorax[0] + self.rib_slope * (angle / np.pi) ** 1.3 - rise + self.rib_phase
         height = torch.remainder(height, self.rib_step) - self.rib_step / 2
         sdf = ((distance - 5.0).square() / (4.2 / 6.5) ** 2 + height.square()).sqrt() - 6.5
         return sdf * 0.7, angle
@@ -137,6 +168,16 @@ class Thorax:
         sdf, angle = self._ribs(v)
         edge = (self.sternum_half - (v.thorax[2] - self.midline).abs()) + 2
         return torch.maximum(torch.maximum(sdf - 0.5, (2.35 - angle) * 60), edge)
+
+    def cartilage_hu(self, v: View, soft: float) -> Tensor:
+        """HU of costal cartilage: soft, with calcified patches along its rim."""
+        fine, patch = v.field("texture")
+        hu = soft + 12 * fine
+        if self.rim > 0:
+            depth = -self.cartilage(v)
+            calcified = (1.9 - depth).clamp(0, 1) * ((patch + 2.6 * self.rim - 1.5) / 0.4).clamp(0, 1)
+            hu = hu + (self.rim_hu * (1 + 0.2 * fine) - hu) * calcified
+        return hu
 
     def sternum(self, v: View) -> Tensor:
         distance, angle = v.field("ring")
@@ -207,6 +248,7 @@ class Thorax:
         half = 24 + 8 * upper - 14 * ((y - self.chest_y - 10) / 60).clamp(0, 1) - 12 * ((-y - 30) / 30).clamp(0, 1)
         out = torch.maximum(v.field("ring")[0] + 3.5, half.clamp_min(3.0) - x.abs())
         out = torch.maximum(out, 1.0 - torch.minimum(v.field("sac"), self.pads(v)))
+        out = torch.maximum(out, 4.0 - self.disc(v))
         return torch.maximum(out, 3.0 - v.field("diaphragm"))
 
     def pads(self, v: View) -> Tensor:

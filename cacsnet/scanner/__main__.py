@@ -1,6 +1,7 @@
 """``python -m cacsnet.scanner picture=docs/scanner.png seed=30000004``: one phantom slice through each scanner profile.
 
-``python -m cacsnet.scanner scan=/path/to/dicom fwhm=1.1 ray_noise=0.8``: noise of a real scan beside the model's.
+``python -m cacsnet.scanner scan=/path/to/dicom fwhm=1.1 ray_noise=0.8``: noise of a real scan beside the model's, in the 24
+smoothest places of soft tissue, or with ``low=150 high=400 regions=6`` in six of enhanced blood.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from cacsnet.labels import VESSEL_NAMES
 from cacsnet.phantom.cohort import Recipe, make_subject
 from cacsnet.phantom.render import render
 from cacsnet.phantom.scan import make_scan
-from cacsnet.scanner.compare import compare
+from cacsnet.scanner.compare import SOFT_HU, compare
 from cacsnet.scanner.noise import noise
 from cacsnet.scanner.profiles import draw_protocol, profile_names
 
 PROFILES_IN_ORDER = ("ge_revolution", "siemens_force", "philips", "canon", "chest_nongated", "spect_pet_ac")
-FIELD_MM = 420.0
+FIELD_MM = 500.0
 NEAR_MM = 70.0
 TEXTURE_MM = 50.0
 
@@ -65,14 +66,22 @@ def picture(path: Path, seed: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    keys = {"picture": "docs/scanner.png", "seed": "30000004", "scan": "", "fwhm": "1.1", "ray_noise": "0.8"}
+    keys = {"picture": "docs/scanner.png", "seed": "30000004", "scan": ""}
+    numbers = {"fwhm": 1.1, "ray_noise": 0.8, "low": SOFT_HU[0], "high": SOFT_HU[1], "regions": 24}
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+        if key in numbers:
+            try:
+                numbers[key] = float(value)
+            except ValueError:
+                raise ConfigError("must be a number", field=key, value=value) from None
+        elif key in keys:
+            keys[key] = value
+        else:
+            raise ConfigError(f"unknown key; known are {', '.join([*keys, *numbers])}", field="key", value=argument)
     if keys["scan"]:
-        print(compare(read_scan(keys["scan"]), float(keys["fwhm"]), float(keys["ray_noise"])))
+        within = (numbers["low"], numbers["high"])
+        print(compare(read_scan(keys["scan"]), numbers["fwhm"], numbers["ray_noise"], within, int(numbers["regions"])))
         return 0
     picture(Path(keys["picture"]), int(keys["seed"]))
     print(f"written to {keys['picture']}")

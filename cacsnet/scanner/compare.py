@@ -15,14 +15,15 @@ from cacsnet.scan import Scan
 from cacsnet.scanner.noise import noise
 from cacsnet.scanner.protocol import Protocol
 
-SIDE, STRIDE, REGIONS = 24, 8, 24
+SIDE, STRIDE = 24, 4
 SOFT_HU = (-10.0, 110.0)
 
 Region = tuple[int, int, int]
 
 
-def smooth_regions(hu: np.ndarray) -> list[Region]:
-    """(slice, row, column) corners of the soft-tissue squares of :data:`SIDE` pixels with least structure, none overlapping."""
+def smooth_regions(hu: np.ndarray, within_hu: tuple[float, float] = SOFT_HU, count: int = 24) -> list[Region]:
+    """(slice, row, column) corners of the ``count`` squares of :data:`SIDE` pixels with least structure whose mean lies within
+    ``within_hu``, none overlapping. Enhanced blood (150 to 400 HU) is the only tissue without structure of its own."""
     found: list[tuple[float, Region]] = []
     for k, one in enumerate(hu.astype(float)):
         soft = gaussian_filter(one, 3)
@@ -30,13 +31,13 @@ def smooth_regions(hu: np.ndarray) -> list[Region]:
         mean, least = uniform_filter(one, SIDE), minimum_filter(one, SIDE)
         for i in range(SIDE // 2, hu.shape[1] - SIDE, STRIDE):
             for j in range(SIDE // 2, hu.shape[2] - SIDE, STRIDE):
-                if SOFT_HU[0] < mean[i, j] < SOFT_HU[1] and least[i, j] > -220:
+                if within_hu[0] < mean[i, j] < within_hu[1] and least[i, j] > -220:
                     found.append((float(spread[i, j]), (k, i - SIDE // 2, j - SIDE // 2)))
     chosen: list[Region] = []
     for _, (k, i, j) in sorted(found):
         if all(a != k or abs(b - i) >= SIDE or abs(c - j) >= SIDE for a, b, c in chosen):
             chosen.append((k, i, j))
-        if len(chosen) == REGIONS:
+        if len(chosen) == count:
             break
     return chosen
 
@@ -77,12 +78,12 @@ def row_noise(hu: np.ndarray, tissue: np.ndarray, axis: int, bands: int = 16) ->
     return np.array(out)
 
 
-def compare(scan: Scan, fwhm_mm: float, ray_noise: float) -> str:
-    """A table: texture and noise by rows of the real scan and of the model's noise in the same places."""
+def compare(scan: Scan, fwhm_mm: float, ray_noise: float, within_hu: tuple[float, float] = SOFT_HU, count: int = 24) -> str:
+    """A table: texture and noise by rows of the real scan and of the model's noise in the same :func:`smooth_regions`."""
     hu = np.clip(scan.hu, -1024, None).astype(np.float32)
-    regions = smooth_regions(hu)
+    regions = smooth_regions(hu, within_hu, count)
     if not regions:
-        raise ArgumentError("no soft tissue to measure", field="scan", value=hu.shape)
+        raise ArgumentError("no such tissue to measure", field="within_hu", value=within_hu)
     clean = torch.from_numpy(np.stack([gaussian_filter(one, 3) for one in hu]))
     thickness = scan.acquisition.slice_thickness_mm or scan.spacing_mm[0]
     protocol = Protocol(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cacsnet.scanner.kernel import apply_weights, gauss_weights, gaussians, slice_weights
+from cacsnet.scanner.kernel import BLOCK, apply_weights, gauss_weights, gaussians, slice_weights
 from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
 from cacsnet.scanner.motion import STREAK_MM, displace, slab_of
 from cacsnet.scanner.noise import noise
@@ -44,7 +44,7 @@ def image(
     box = box or (slice(0, protocol.shape[0]), slice(0, protocol.shape[1]), slice(0, protocol.shape[2]))
     out = volume if background == 0 else volume - background
     out = _moving(out, origin_mm, step_mm, protocol, box) if protocol.moves else _image(out, origin_mm, step_mm, protocol, box)
-    return out if background == 0 else out + background
+    return out if background == 0 else out.add_(background)
 
 
 def _image(
@@ -59,14 +59,24 @@ def _image(
     centres = [protocol.origin_mm[k] + protocol.spacing_mm[k] * np.arange(box[k].start, box[k].stop) for k in range(3)]
     first = [origin_mm[k] + shift_mm[k] for k in range(3)]
     sliced = apply_weights(volume, slice_weights(protocol, centres[0], first[0], step_mm[0], volume.shape[0]), 0)
-    out: Tensor | None = None
-    for weight, sigma in gaussians(protocol):
+    out = sliced.new_empty(sliced.shape[0], len(centres[1]), len(centres[2]))
+    for number, (weight, sigma) in enumerate(gaussians(protocol)):
         rows = gauss_weights(sigma, centres[1], first[1], step_mm[1], volume.shape[1])
         columns = gauss_weights(sigma, centres[2], first[2], step_mm[2], volume.shape[2])
-        part = apply_weights(apply_weights(sliced, rows, 1), columns if weight == 1 else weight * columns, 2)
-        out = part if out is None else out.add_(part)
-    assert out is not None
+        part = apply_weights(sliced, columns if weight == 1 else weight * columns, 2)  # while there are few rows
+        _add_rows(out, rows, part, beta=min(number, 1))
     return out
+
+
+def _add_rows(out: Tensor, weights: Tensor, volume: Tensor, beta: int) -> None:
+    """``beta`` · out + weights [rows, n] @ volume [slices, n, columns], block by block straight into ``out``."""
+    used = weights != 0
+    weights = weights.to(volume)
+    for start in range(0, len(weights), BLOCK):
+        hit = torch.nonzero(used[start : start + BLOCK].any(0)).flatten()
+        low, high = (int(hit[0]), int(hit[-1]) + 1) if hit.numel() else (0, 1)
+        block = weights[start : start + BLOCK, low:high].expand(len(volume), -1, -1)
+        out[:, start : start + BLOCK].baddbmm_(block, volume[:, low:high], beta=beta)
 
 
 def _moving(volume: Tensor, origin_mm: Sequence[float], step_mm: Sequence[float], protocol: Protocol, box: Box) -> Tensor:

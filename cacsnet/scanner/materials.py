@@ -28,34 +28,20 @@ CALCIUM_BY_BODY = {
 CALCIUM_HU_PER_MG_CC = {kvp: row[1] for kvp, row in CALCIUM_BY_BODY.items()}
 """HU per mg/cc of hydroxyapatite behind 20 cm of water."""
 
-IODINE_BY_BODY = {
-    70: (53.6, 51.9, 48.8),
-    80: (45.8, 44.0, 40.9),
-    100: (36.0, 34.2, 31.2),
-    120: (29.9, 28.1, 25.2),
-    135: (26.5, 24.7, 21.9),
-    140: (25.5, 23.8, 20.9),
-}
-"""HU per mg/cc iodine (contrast agent), the same way."""
-
-IODINE_HU_PER_MG_CC = {kvp: row[1] for kvp, row in IODINE_BY_BODY.items()}
-"""HU per mg/cc of iodine behind 20 cm of water."""
+IODINE_HU_PER_MG_CC = {70: 51.9, 80: 44.0, 100: 34.2, 120: 28.1, 135: 24.7, 140: 23.8}
+"""HU per mg/cc of iodine (contrast agent) behind 20 cm of water, by kVp."""
 
 WATER_PER_MM = {70: 0.0225, 80: 0.0214, 100: 0.0201, 120: 0.0192, 135: 0.0187, 140: 0.0185}
 """Linear attenuation of water behind 20 cm of water, 1/mm, by kVp."""
 
 
-def _by_body(table: dict[int, tuple[float, float, float]], kvp: int, water_mm: float) -> float:
-    if kvp not in table:
-        raise ArgumentError(f"no attenuation known, choose from {', '.join(map(str, table))}", field="kvp", value=kvp)
-    return float(np.interp(water_mm, BODY_MM, table[kvp]))
-
-
 def calcium_hu_per_mg_cc(kvp: int, water_mm: float) -> float:
-    """HU per mg/cc hydroxyapatite in a body of that water-equivalent diameter. Raises ArgumentError for an unknown kVp."""
-    return _by_body(CALCIUM_BY_BODY, kvp, water_mm)
+    """HU per mg/cc hydroxyapatite in a body of that water-equivalent diameter; beyond :data:`BODY_MM` that of the outermost.
 
-
-def iodine_hu_per_mg_cc(kvp: int, water_mm: float) -> float:
-    """HU per mg/cc iodine in a body of that water-equivalent diameter. Raises ArgumentError for an unknown kVp."""
-    return _by_body(IODINE_BY_BODY, kvp, water_mm)
+    Raises:
+        ArgumentError: an unknown kVp.
+    """
+    if kvp not in CALCIUM_BY_BODY:
+        known = ", ".join(map(str, CALCIUM_BY_BODY))
+        raise ArgumentError(f"no attenuation known, choose from {known}", field="kvp", value=kvp)
+    return float(np.interp(water_mm, BODY_MM, CALCIUM_BY_BODY[kvp]))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cacsnet.errors import ArgumentError
-from cacsnet.scanner.kernel import apply_weights, noise_power, slice_correlation
+from cacsnet.scanner.kernel import noise_power, slice_correlation
 from cacsnet.scanner.protocol import Protocol
 from cacsnet.scanner.rays import ray_sd
 
@@ -75,14 +75,16 @@ def noise(protocol: Protocol, generator: torch.Generator, hu: Tensor | None = No
         hu: the noise-free image [slices, rows, columns], by which the noise is stronger behind thick parts; None: even noise.
 
     Raises:
-        ArgumentError: ``hu`` isn't on the protocol's grid.
+        ArgumentError: ``hu`` isn't on the protocol's grid, or the grid is larger than the bank.
     """
     if hu is not None and tuple(hu.shape) != tuple(protocol.shape):
         raise ArgumentError("image isn't on the protocol's grid", field="hu.shape", value=tuple(hu.shape))
     slices, rows, columns = protocol.shape
     device = torch.device("cpu") if hu is None else hu.device
-    size = next(s for s in SIZES if s >= 1.25 * max(rows, columns))
-    member = torch.randperm(MEMBERS, generator=generator)[: sum(DRAWN)].to(device).split(DRAWN)
+    size = next((s for s in SIZES if s >= 1.25 * max(rows, columns)), 0)
+    if not size:
+        raise ArgumentError(f"no texture is larger than {SIZES[-1]} pixels", field="protocol.shape", value=protocol.shape)
+    member = torch.randperm(MEMBERS, generator=generator)[: sum(DRAWN)].split(DRAWN)
     place = torch.rand(2, 3, slices, generator=generator)
     top = (place[0] * (size - rows + 1)).int().tolist()
     left = (place[1] * (size - columns + 1)).int().tolist()
@@ -92,11 +94,12 @@ def noise(protocol: Protocol, generator: torch.Generator, hu: Tensor | None = No
     scale = [] if hu is None or protocol.ray_noise == 0 else [level * sd for sd in ray_sd(hu, protocol) if sd is not None]
     used = max(2, len(scale))
     shape = _shapes(size, *protocol.spacing_mm[1:], _key(protocol)).to(device)
-    texture = [torch.fft.irfft2(_white(size, device)[member[d]] * shape[d], s=(size, size)) for d in range(used)]
+    white = _white(size, device)
+    texture = [[torch.fft.irfft2(white[m] * shape[d], s=(size, size)) for m in member[d].tolist()] for d in range(used)]
     out = torch.empty(protocol.shape, device=device)
     for k in range(slices):
         x_rays, y_rays, *streaks = (
-            texture[d][k % DRAWN[d], top[d][k] : top[d][k] + rows, left[d][k] : left[d][k] + columns] for d in range(used)
+            texture[d][k % DRAWN[d]][top[d][k] : top[d][k] + rows, left[d][k] : left[d][k] + columns] for d in range(used)
         )
         if not scale:
             torch.mul(x_rays, sign[0][k] * level, out=out[k]).add_(y_rays, alpha=sign[1][k] * level)
@@ -116,5 +119,9 @@ def _overlap(white: Tensor, protocol: Protocol) -> Tensor:
         return white
     lag = np.abs(np.arange(count)[:, None] - np.arange(count)[None])
     wanted = correlation[lag] + 1e-4 * np.eye(count)
-    factor = np.linalg.cholesky(wanted / wanted[0, 0])
-    return apply_weights(white, torch.from_numpy(factor).float(), 0)
+    factor = np.linalg.cholesky(wanted / wanted[0, 0]).astype(np.float32)
+    for k in range(count - 1, -1, -1):  # from the last on: a slice needs those before it as they were
+        white[k] *= float(factor[k, k])
+        for j in np.flatnonzero(np.abs(factor[k, :k]) > 1e-8).tolist():
+            white[k].add_(white[j], alpha=float(factor[k, j]))
+    return white

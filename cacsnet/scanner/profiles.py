@@ -75,7 +75,7 @@ class ScannerProfile:
         collimation_mm: z covered in one beat (or, free breathing, before the body has moved on).
         slab_shift_mm: SD of the displacement between such slabs, along z.
         cupping_hu: residual cupping.
-        calcium_factor: the scanner's calcium calibration relative to first principles.
+        calcium_factor: the scanner's calcium calibration relative to first principles in a body of the same size.
     """
 
     name: str
@@ -293,7 +293,7 @@ def draw_protocol(
     slab = max(1, int(profile.collimation_mm / way.increment_mm))
     slabs = -(-slices // slab)
     shifts = slab_shifts(rng, slabs, rng.uniform(*profile.slab_shift_mm)) if slabs > 1 else ()
-    calcium = calcium_hu_per_mg_cc(kvp, 200.0) / CALCIUM_HU_PER_MG_CC[kvp]
+    calcium = calcium_hu_per_mg_cc(kvp, water) / CALCIUM_HU_PER_MG_CC[kvp]
     plain = Protocol(
         (way.increment_mm, pixel, pixel), (slices, side, side), (float(first_z), float(corner[0]), float(corner[1])),
         way.thickness_mm, fwhm_mm=rng.uniform(*kernel.fwhm_mm), kvp=kvp,

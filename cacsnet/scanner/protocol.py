@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cacsnet.errors import ArgumentError
-from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC, IODINE_HU_PER_MG_CC
+from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
 
 SLICE_PROFILES = ("box", "trapezoid", "gaussian")
 
@@ -102,11 +102,6 @@ class Protocol:
     def hu_per_mg_cc(self) -> float:
         """HU per mg/cc hydroxyapatite."""
         return CALCIUM_HU_PER_MG_CC[self.kvp] * self.calcium_scale
-
-    @property
-    def iodine_hu_per_mg_cc(self) -> float:
-        """HU per mg/cc iodine."""
-        return IODINE_HU_PER_MG_CC[self.kvp] * self.calcium_scale
 
     @property
     def moves(self) -> bool:

@@ -1,9 +1,9 @@
-"""A real (or finished) scan as another scanner would have shown it: blur, thickness, noise and artefacts are added.
+"""A real (or finished) scan as another scanner would have shown it: motion, thickness, blur, noise, cupping and padding.
 
 Resolution is never restored. Where the target is sharper, thinner or less noisy than the source, nothing is done about it (or,
-on request, an error is raised), and the protocol that comes back says what was reached. Edge enhancement isn't added, and the
-tube voltage stays that of the source: the HU of its calcium can't be known for another one. Labels that depend on HU must be
-made again afterwards.
+on request, an error is raised), and the protocol that comes back says what was reached. Edge enhancement isn't added, the tube
+voltage stays that of the source (the HU of its calcium can't be known for another one), and metal has left its streaks already.
+Labels that depend on HU must be made again afterwards.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from cacsnet.errors import ArgumentError
 from cacsnet.scanner.finish import LOWEST_HU, finish
 from cacsnet.scanner.kernel import SIGMA_PER_FWHM, apply_weights, noise_power, slice_correlation
 from cacsnet.scanner.motion import move
+from cacsnet.scanner.noise import noise
 from cacsnet.scanner.protocol import Protocol
+
+SAMPLE = 160
+"""Pixels a side on which the effect of motion on noise is tried out."""
 
 PADDED_HU = -1500.0
 """Below this no tissue or air can be: padding outside a reconstruction circle."""
@@ -50,26 +54,37 @@ def reimage(
         ArgumentError: other rows or columns, slices outside the source, or (``strict``) a target that would need restoration.
     """
     _check(hu, source, target, strict)
+    thick = _slice_weights(source, target)
+    join = torch.from_numpy(thick).float()
+    added = max(target.fwhm_mm**2 - source.fwhm_mm**2, 0.0) ** 0.5 * SIGMA_PER_FWHM
+    still, moving = _noise_left(source, target, thick, added)
+    if strict and target.noise_hu < float(still.max()) - 0.01:
+        raise ArgumentError(f"{still.max():.1f} HU of noise would be left", field="noise_hu", value=target.noise_hu)
+
     padded = (hu < PADDED_HU).any(0)
     out = hu.clamp_min(LOWEST_HU).float()
     if target.moves:
         moved = move(out, source.origin_mm[0], source.spacing_mm, target)
         out = moved if heart is None else out + heart * (moved - out)
-    thick = _slice_weights(source, target)
-    out = apply_weights(out, torch.from_numpy(thick).float(), 0)
-    added = max(target.fwhm_mm**2 - source.fwhm_mm**2, 0.0) ** 0.5 * SIGMA_PER_FWHM
+    out = apply_weights(out, join, 0)
     for axis in (1, 2):
         if added > 0:
             out = apply_weights(out, _blur(added / source.spacing_mm[axis], source.shape[axis]), axis)
-    left = source.noise_hu * noise_left(source, thick, added)
-    missing = max(target.noise_hu**2 - left**2, 0.0) ** 0.5
-    out = finish(out, replace(target, noise_hu=missing, kvp=source.kvp), generator)
-    out[:, padded] = float(target.padding_hu)
+
+    thicker = target if _variance(target) > _variance(source) else source
     reached = replace(
         target, kvp=source.kvp, calcium_scale=source.calcium_scale, fwhm_mm=max(target.fwhm_mm, source.fwhm_mm),
-        edge_enhancement=source.edge_enhancement, thickness_mm=max(target.thickness_mm, source.thickness_mm),
-        noise_hu=max(target.noise_hu, left),
+        edge_enhancement=source.edge_enhancement, thickness_mm=thicker.thickness_mm, slice_profile=thicker.slice_profile,
+        noise_hu=max(target.noise_hu, float(np.median(still))),
     )  # fmt: skip
+    variance, where_moving = (torch.from_numpy(sd**2).to(out)[:, None, None] for sd in (still, moving))
+    if target.moves:
+        variance = variance + (where_moving - variance) * (1.0 if heart is None else apply_weights(heart.to(out), join, 0))
+    missing = (target.noise_hu**2 - variance).clamp_min(0).sqrt()
+    if bool((missing > 0.01).any()):
+        out = out + missing * noise(replace(reached, noise_hu=1.0), generator, out)
+    out = finish(out, replace(reached, noise_hu=0.0), generator, metal_hu=torch.zeros_like(out))
+    out[:, padded] = float(target.padding_hu)
     return out, reached
 
 
@@ -89,7 +104,7 @@ def _check(hu: Tensor, source: Protocol, target: Protocol, strict: bool) -> None
             f"slices outside the source ({low:g} to {high:g} mm)", field="target", value=(target.origin_mm[0], last)
         )
     if strict:
-        for field in ("fwhm_mm", "thickness_mm", "noise_hu"):
+        for field in ("fwhm_mm", "thickness_mm"):
             if getattr(target, field) < getattr(source, field) - 1e-9:
                 raise ArgumentError("re-imaging can't restore what the source lost", field=field, value=getattr(target, field))
         if target.edge_enhancement > source.edge_enhancement or target.kvp != source.kvp:
@@ -149,12 +164,27 @@ def _blur(sigma: float, size: int) -> Tensor:
     return torch.from_numpy(matrix).float()
 
 
-def noise_left(source: Protocol, thick: np.ndarray, added_sigma_mm: float) -> float:
-    """Share of the source's noise SD that is left after joining slices with ``thick`` [out, in] and a Gaussian blur (mm)."""
+def _noise_left(source: Protocol, target: Protocol, thick: np.ndarray, added_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Noise SD (HU) of the source left in each target slice after joining slices with ``thick`` [out, in] and a Gaussian blur
+    of sigma ``added_mm``: where everything stands still, and where the target's motion has mixed it."""
     per_mm = torch.linspace(0, 0.5 / source.spacing_mm[1], 400, dtype=torch.float64)
     power = noise_power(source, per_mm) * per_mm
-    passed = power * torch.exp(-2 * (np.pi * added_sigma_mm * per_mm) ** 2) ** 2
+    passed = power * torch.exp(-2 * (np.pi * added_mm * per_mm) ** 2) ** 2
+    level = source.noise_hu * float((passed.sum() / power.sum()).sqrt())
     lag = np.abs(np.arange(thick.shape[1])[:, None] - np.arange(thick.shape[1])[None])
     correlation = slice_correlation(source.slice_profile, source.thickness_mm, source.spacing_mm[0], thick.shape[1])[lag]
-    middle = thick[len(thick) // 2]
-    return float((passed.sum() / power.sum()).sqrt()) * float(np.sqrt(middle @ correlation @ middle))
+
+    def joined(weights: np.ndarray) -> np.ndarray:
+        sd: np.ndarray = level * np.sqrt(((weights @ correlation) * weights).sum(1))
+        return sd
+
+    still = joined(thick)
+    return still, joined(thick * _noise_moved(source, target)) if target.moves and source.noise_hu > 0 else still
+
+
+def _noise_moved(source: Protocol, target: Protocol) -> np.ndarray:
+    """Share of its noise SD that each source slice keeps when the target's motion mixes places: tried out on noise alone."""
+    before = noise(replace(source, shape=(source.shape[0], SAMPLE, SAMPLE)), torch.Generator().manual_seed(0))
+    after = move(before, source.origin_mm[0], source.spacing_mm, target)
+    shares: np.ndarray = (after.std((1, 2)) / before.std((1, 2))).double().numpy()
+    return shares

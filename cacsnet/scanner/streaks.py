@@ -58,8 +58,8 @@ def metal_streaks(
     for k, seed in zip(touched, seeds, strict=True):
         metal = source[k] * (source[k] > least)
         body = (hu[k].clamp(-1000, 1500) + 1000) / 1000
-        path = (float(body.mean()) * hu.shape[2] * dx, float(body.mean()) * hu.shape[1] * dy)
         rows, columns = (torch.nonzero(metal.any(axis)).flatten() for axis in (1, 0))
+        path = (float(body[rows].mean()) * hu.shape[2] * dx, float(body[:, columns].mean()) * hu.shape[1] * dy)
         box = []
         for used, step, count in ((rows, dy, hu.shape[1]), (columns, dx, hu.shape[2])):
             margin = int(REACH_MM / step)
@@ -71,7 +71,7 @@ def metal_streaks(
 
 
 def _slice_streaks(metal: Tensor, path_mm: tuple[float, float], protocol: Protocol, seed: int) -> Tensor:
-    """Streaks of one crop [y, x]. ``path_mm``: water-equivalent path of rays along x and along y."""
+    """Streaks of one crop [y, x]. ``path_mm``: water-equivalent path of the rays through the metal along x and along y."""
     device = metal.device
     water = WATER_PER_MM[protocol.kvp]
     _, dy, dx = protocol.spacing_mm
@@ -81,8 +81,9 @@ def _slice_streaks(metal: Tensor, path_mm: tuple[float, float], protocol: Protoc
     step = min(dy, dx)
     bins = 2 * int(np.hypot(rows * dy, columns * dx) / 2 / step) + 5
     y, x = torch.nonzero(metal, as_tuple=True)
+    y_mm, x_mm = (y - (rows - 1) / 2).float() * dy, (x - (columns - 1) / 2).float() * dx
     weight = metal[y, x] / 1000 * water * (dy * dx / step)
-    s = (x - (columns - 1) / 2).float() * dx * cos[:, None] + (y - (rows - 1) / 2).float() * dy * sin[:, None]
+    s = x_mm * cos[:, None] + y_mm * sin[:, None]
     place = s / step + bins // 2
     low = place.floor()
     sinogram = torch.zeros(ANGLES, bins, device=device)
@@ -114,6 +115,6 @@ def _slice_streaks(metal: Tensor, path_mm: tuple[float, float], protocol: Protoc
         part = where - below
         total += filtered[a][below] * (1 - part) + filtered[a][below + 1] * part
     streaks = (total * (np.pi / ANGLES) * 1000 / water).reshape(coarse)
-    away = torch.maximum(at_y.abs()[:, None] - (rows * dy / 2 - REACH_MM), at_x.abs()[None] - (columns * dx / 2 - REACH_MM))
-    streaks = streaks * ((REACH_MM - away) / (REACH_MM / 3)).clamp(0, 1)
+    away_y, away_x = (torch.maximum(m.min() - at, at - m.max()) for m, at in ((y_mm, at_y), (x_mm, at_x)))
+    streaks = streaks * ((REACH_MM - torch.maximum(away_y[:, None], away_x[None])) / (REACH_MM / 3)).clamp(0, 1)
     return F.interpolate(streaks[None, None], size=(rows, columns), mode="bilinear", align_corners=True)[0, 0]

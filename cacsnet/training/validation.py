@@ -11,21 +11,28 @@ import pytorch_lightning as pl
 import torch
 
 from cacsnet.agreement.summary import summary_table
-from cacsnet.errors import CacsError
+from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, Stage
+from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row
+from cacsnet.phantom.population import load_population, spread_total
 from cacsnet.training.module import StageModule
 
 VALIDATION_SEED = 10_000_000
 
 
-def validation_cohort(size: int, matrix: int) -> list[CohortCase]:
-    """Phantom scans with burdens from none to heavy, from seeds of the validation split."""
-    burdens = [0.0, 2.0, 5.0, 9.0, 16.0]
-    return [make_case(Recipe(VALIDATION_SEED + k, burdens[k % len(burdens)], matrix=matrix)) for k in range(size)]
+def validation_recipe(number: int, matrix: int, heart_model: str = "ellipsoid") -> Recipe:
+    """A scan of the validation split; totals from none (the first) to heavy."""
+    total = spread_total(load_population("training"), number)
+    return Recipe(VALIDATION_SEED + number, total, population="training", matrix=matrix, heart_model=heart_model)
+
+
+def validation_cohort(size: int, matrix: int, heart_model: str = "ellipsoid") -> list[CohortCase]:
+    """Phantom scans with totals from none to heavy, from seeds of the validation split."""
+    return [make_case(validation_recipe(number, matrix, heart_model)) for number in range(size)]
 
 
 def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceSettings) -> pd.DataFrame:
@@ -63,8 +70,17 @@ class ScoreValidation(pl.Callback):
     one that scored nothing for that mean, so a network that finds no heart can't look good.
     """
 
-    def __init__(self, size: int, matrix: int, every_steps: int, settings: InferenceSettings | None = None) -> None:
-        self.size, self.matrix, self.every_steps = size, matrix, every_steps
+    def __init__(
+        self,
+        size: int,
+        matrix: int,
+        every_steps: int,
+        heart_model: str = "ellipsoid",
+        settings: InferenceSettings | None = None,
+    ) -> None:
+        if heart_model not in HEART_MODELS:
+            raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="validation.heart_model", value=heart_model)
+        self.size, self.matrix, self.every_steps, self.heart_model = size, matrix, every_steps, heart_model
         self.settings = settings or InferenceSettings()
         self.cases: list[CohortCase] | None = None
         self.coarse: Stage | None = None
@@ -82,7 +98,7 @@ class ScoreValidation(pl.Callback):
     def run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, StageModule)
         if self.cases is None:
-            self.cases = validation_cohort(self.size, self.matrix)
+            self.cases = validation_cohort(self.size, self.matrix, self.heart_model)
         was_training = pl_module.network.training
         stage = Stage(pl_module.stage, pl_module.network.eval())
         model = Model(self.coarse, stage, {}, "") if self.coarse is not None else Model(stage, None, {}, "")

@@ -5,6 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from cacsnet.data import patches as patches_module
 from cacsnet.data.module import PhantomData
@@ -17,7 +20,6 @@ from cacsnet.data.patches import (
     PhantomPatches,
     _turned,
     cache_name,
-    fill_cache,
     make_patch,
     seed_of,
     settings_from,
@@ -28,8 +30,8 @@ from cacsnet.phantom.anatomy import random_rotation
 from cacsnet.training.validation import VALIDATION_SEED
 
 SETTINGS = PatchSettings(
-    spacing_mm=4.0, patch=32, border=2, step_mm=4.0, images_per_patient=4, pixel_mm=(1.5, 2.0), far_share=0.0, points=512,
-    enhanced_share=0.0, offset_mm=10.0,
+    spacing_mm=4.0, patch=32, border=2, step_mm=4.0, images_per_patient=4, native_mvox=0.3, far_share=0.0, points=512,
+    enhanced_share=0.0, offset_mm=10.0, device_share=0.0, pixel_mm=(0.9, 2.0), realistic_share=0.25,
 )  # fmt: skip
 WHOLE = 36
 
@@ -99,22 +101,62 @@ def test_points_lie_in_the_patch_and_plaques_have_vessels(several):
     assert min(groups.values()) > 10, groups
 
 
-def test_points_are_where_the_patch_is_bright(several):
-    """Trilinear HU of the patch at candidate points is far above that beside them, and highest just there."""
+def test_calcium_points_are_where_calcium_brightens_the_patch(several, monkeypatch):
+    """What calcium adds to the patch (trilinear, against the same patch without it) is highest just at its points."""
+    draw = patches_module._calcium
+    monkeypatch.setattr(patches_module, "_calcium", lambda *arguments: draw(*arguments)[:0])  # the same draws, nothing placed
+    added = [patch["hu"].float() - make_patch(SETTINGS, k)["hu"].float() for k, patch in enumerate(several)]
 
     def mean_hu(shift):
         out = []
-        for patch in several:
-            points = patch["points"][patch["point_group"] != IGNORE][None] + torch.tensor(shift)
-            out.append(sample_at_points(patch["hu"].float()[None, None], points)[0, 0])
+        for patch, hu in zip(several, added, strict=True):
+            calcium = (patch["point_group"] == PLAQUE) | (patch["point_group"] == DISTRACTOR)
+            points = patch["points"][calcium][None] + torch.tensor(shift)
+            out.append(sample_at_points(hu[None, None], points)[0, 0])
         return float(torch.cat(out).mean())
 
     here = mean_hu((0.0, 0.0, 0.0))
-    assert here > 90
+    assert here > 30
     for axis in range(3):
-        for step in (-1.0, 1.0):
-            assert mean_hu([step * (axis == k) for k in range(3)]) < here - 10
-        assert mean_hu([3.0 * (axis == k) for k in range(3)]) < here - 50
+        below, above = (mean_hu([step * (axis == k) for k in range(3)]) for step in (-1.0, 1.0))
+        assert max(below, above) < here - 10
+        assert mean_hu([3.0 * (axis == k) for k in range(3)]) < 0.4 * here
+        peak = 0.5 * (below - above) / (below + above - 2 * here)  # of the parabola through the three, voxels
+        assert abs(peak) < 0.1
+
+
+def test_bone_and_noise_near_the_heart_come_first():
+    """However many points there are, those beside the heart are not thinned out while far ones are kept."""
+    few = replace(SETTINGS, points=200)
+    counted = 0
+    for index in range(4):
+        subject = patches_module._painted(few, 0)
+        patch, everything = make_patch(few, index), make_patch(replace(few, points=20_000), index)
+        near = []
+        for one in (patch, everything):
+            points = one["points"][one["point_group"] == OTHER].numpy()
+            heart = (one["structures"].numpy() > 0) & (one["structures"].numpy() != IGNORE)
+            assert heart.any()
+            distance = distance_transform_edt(~heart, sampling=few.spacing_mm)
+            near.append(distance[tuple(np.round(points).astype(int).T)])
+        assert (near[1] <= 50).all()
+        close = [int((d <= 8).sum()) for d in near]  # well within 12 mm on both grids
+        limit = int((patch["point_group"] == OTHER).sum())
+        if len(near[1]) > limit:
+            counted += 1
+            assert close[0] >= min(close[1], 0.6 * limit)
+            assert subject.distance is not None
+    assert counted
+
+
+def test_distractors_of_every_kind_are_not_coronary(monkeypatch):
+    """Owners from 5 on, devices too, are distractor points with label 0."""
+    monkeypatch.setattr(patches_module, "draw_plaques", lambda *_: [])
+    patches_module._painted.cache_clear()
+    patches = [make_patch(replace(SETTINGS, device_share=1.0), k) for k in range(2)]
+    assert not any(p["point_label"].any() for p in patches)
+    assert sum(int((p["point_group"] == DISTRACTOR).sum()) for p in patches) > 20
+    assert not any((p["point_group"] == PLAQUE).any() for p in patches)
 
 
 def test_plaques_lie_at_their_artery(several):
@@ -124,6 +166,69 @@ def test_plaques_lie_at_their_artery(several):
             low, high = (point.round().long() - 3).clamp_min(0), point.round().long() + 4
             near = patch["course"][tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
             assert (near == label).any() or (near == IGNORE).any()
+
+
+def test_calcium_and_scanner_differ_between_images(several, monkeypatch):
+    seen = []
+    real = patches_module.make_scan
+
+    def spy(patient, anatomy, deposits, protocol, seed):
+        seen.append((tuple(round(d.mass_mg, 6) for d in deposits), protocol.spacing_mm, protocol.noise_hu, seed))
+        return real(patient, anatomy, deposits, protocol, seed)
+
+    monkeypatch.setattr(patches_module, "make_scan", spy)
+    for index in range(4):
+        make_patch(SETTINGS, index)
+    for values in zip(*seen, strict=True):
+        assert len(set(values)) == 4
+
+
+@pytest.mark.parametrize("model", ["ellipsoid", "polar"])
+def test_both_heart_models_make_patches(model):
+    patch = make_patch(replace(SETTINGS, heart_model=model), 0)
+    assert all((patch["structures"] == label).any() for label in range(1, 8))
+    assert (patch["course"] > 0).any()
+
+
+def test_no_number_is_drawn_without_a_generator_of_the_cpu():
+    """So no number is drawn on the device: parameters and noise are the same anywhere."""
+    drawn = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            if any(word in str(func) for word in ("rand", "normal", "uniform", "bernoulli", "poisson", "dropout")):
+                generators = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Generator)]
+                drawn.append((str(func), [g.device.type for g in generators]))
+            return func(*args, **kwargs)
+
+    patches_module._painted.cache_clear()
+    with Watch():
+        make_patch(SETTINGS, 1)
+    assert drawn
+    assert all(devices == ["cpu"] for _, devices in drawn), drawn
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_devices_agree_within_one_hu(several):
+    for index in range(3):
+        other = make_patch(replace(SETTINGS, device="cuda"), index)
+        off = (other["hu"].float() - several[index]["hu"].float()).abs()
+        assert float((off <= 1).float().mean()) > 0.9999
+        assert float((other["structures"] != several[index]["structures"]).float().mean()) < 1e-3
+        assert same(other, make_patch(replace(SETTINGS, device="cuda"), index))
+
+
+def test_any_number_of_workers_gives_the_same_patches(several):
+    loader = DataLoader(
+        PhantomPatches(SETTINGS, 3, jitter=False),
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context="fork",
+        sampler=[2, 0, 1],
+    )
+    for index, patch in zip([2, 0, 1], loader, strict=True):
+        assert same(patch, _turned(several[index], np.eye(3), np.zeros(3), 2, 32))
 
 
 def test_most_points_is_a_limit():
@@ -156,28 +261,20 @@ def test_splits_never_share_seeds():
 
 
 def test_cache_round_trip(tmp_path, several):
-    stored = PhantomPatches(SETTINGS, 4, tmp_path / "new")
+    stored = PhantomPatches(SETTINGS, 3, tmp_path / "new")
     assert same(stored.full(2), several[2])
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["000002.npz"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [f"{k:06d}.npz" for k in range(3)]  # all of its patient
     patches_module._painted.cache_clear()
     before = stored.cached(2).stat().st_mtime_ns
     assert same(stored.full(2), several[2])
+    assert same(stored.full(0), several[0])
     assert stored.cached(2).stat().st_mtime_ns == before
-
-
-def test_workers_share_the_work_by_patient(tmp_path, monkeypatch):
-    monkeypatch.setattr(patches_module, "make_patch", lambda settings, index: {"hu": torch.full((1,), index)})
-    threads = torch.get_num_threads()
-    fill_cache(SETTINGS, 10, tmp_path, worker=1, workers=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{k:06d}.npz" for k in (4, 5, 6, 7)]
-    fill_cache(SETTINGS, 10, tmp_path, worker=0, workers=2)
-    assert len(list(tmp_path.iterdir())) == 10
-    torch.set_num_threads(threads)
 
 
 def test_patches_of_other_settings_never_mix():
     names = {cache_name(s) for s in (SETTINGS, replace(SETTINGS, step_mm=2.0), replace(SETTINGS, split=1), PatchSettings())}
     assert len(names) == 4
+    assert cache_name(SETTINGS) == cache_name(replace(SETTINGS, device="cuda"))
     assert cache_name(SETTINGS) == cache_name(replace(SETTINGS))
 
 
@@ -253,7 +350,7 @@ def test_jitter_changes_with_the_epoch_and_is_reproducible(tmp_path):
 
 
 def test_the_loader_gives_batches_that_the_loss_can_take(tmp_path):
-    values = {"patch": 32, "border": 2, "spacing_mm": 4.0, "step_mm": 4.0, "pixel_mm": [1.5, 2.0]}
+    values = {"patch": 32, "border": 2, "spacing_mm": 4.0, "step_mm": 4.0, "native_mvox": 0.3, "images_per_patient": 4}
     data = PhantomData(values, length=4, batch_size=2, cache_dir=str(tmp_path), seed=3)
     batches = list(data.train_dataloader())
     assert len(batches) == 2

@@ -151,3 +151,112 @@ def test_a_batch_without_any_truth_gives_zero_with_a_graph():
     assert parts["loss"].item() == 0.0
     parts["loss"].backward()
     assert all(torch.equal(value.grad, torch.zeros_like(value)) for value in guess)
+
+
+# ---- partial labels: a head learns nothing from a scan that doesn't know its answer ------------------------------------
+
+
+def unknown(*parts):
+    """A batch in which these parts of the truth are IGNORE."""
+    batch = a_batch()
+    for part in parts:
+        batch["point_group" if part == "decision" else part][:] = IGNORE
+    return batch
+
+
+def gradients(batch):
+    guess = prediction()
+    total_loss(guess, batch, LossWeights())["loss"].backward()
+    heads = {"structures": guess.structures, "course": guess.course, "decision": guess.coronary}
+    return {name: float(value.grad.abs().sum()) for name, value in heads.items()}
+
+
+@pytest.mark.parametrize("part", ["structures", "course", "decision"])
+def test_an_unknown_part_moves_only_its_own_head(part):
+    found, all_known = gradients(unknown(part)), gradients(a_batch())
+    assert found.pop(part) == 0
+    assert all_known.pop(part) > 0
+    assert found == pytest.approx(all_known)
+
+
+def test_calcium_labels_teach_only_the_decision():
+    """COCA, orCaScore: candidates are labelled, nothing else is."""
+    found = gradients(unknown("structures", "course"))
+    assert found["structures"] == found["course"] == 0
+    assert found["decision"] > 0
+
+
+def test_structure_labels_teach_only_the_structures():
+    """MM-WHS, TotalSegmentator."""
+    found = gradients(unknown("course", "decision"))
+    assert found["course"] == found["decision"] == 0
+    assert found["structures"] > 0
+
+
+def test_scans_that_know_different_parts_share_a_batch():
+    """The first scan knows only structures, the second only calcium: each teaches its head, on its own voxels."""
+    batch = a_batch()
+    batch["structures"][1] = IGNORE
+    batch["course"][:] = IGNORE
+    batch["point_group"][0] = IGNORE
+    guess = prediction()
+    total_loss(guess, batch, LossWeights())["loss"].backward()
+    assert guess.structures.grad[0].abs().sum() > 0 == guess.structures.grad[1].abs().sum()
+    assert guess.coronary.grad[1].abs().sum() > 0 == guess.coronary.grad[0].abs().sum()
+
+
+def test_labels_of_unknown_points_may_be_anything():
+    batch = unknown("decision")
+    batch["point_label"][:] = IGNORE
+    assert total_loss(prediction(), batch, LossWeights())["decision"].item() == 0
+
+
+@pytest.mark.parametrize("weight", ["structures", "course", "decision"])
+def test_a_weight_of_zero_switches_a_head_off(weight):
+    guess = prediction()
+    total_loss(guess, a_batch(), LossWeights(**{weight: 0.0}))["loss"].backward()
+    head = guess.coronary if weight == "decision" else getattr(guess, weight)
+    assert head.grad.abs().sum() == 0
+
+
+def test_it_is_the_cross_entropy_and_dice_of_the_libraries():
+    from monai.losses import DiceLoss
+
+    values, target = logits(8), labels(8)
+    target[target == 3] = 2  # a class that isn't there
+    onehot = torch.nn.functional.one_hot(target.long(), 8).movedim(-1, 1).float()
+    ce = torch.nn.functional.cross_entropy(values, target.long())
+    dice = DiceLoss(include_background=False, batch=True, softmax=True)(values, onehot)
+    assert masked_ce_dice(values, target, 0.7).item() == pytest.approx((ce + 0.7 * dice).item(), rel=1e-5)
+
+
+def test_low_precision_logits_are_summed_in_full():
+    values, target = logits(8).detach(), labels(8)
+    low = masked_ce_dice(values.bfloat16(), target, 1.0)
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(masked_ce_dice(values.bfloat16().float(), target, 1.0).item(), rel=1e-6)
+
+
+def test_the_sums_of_two_processes_give_the_loss_of_their_common_batch():
+    """Each half alone, with the other's sums added: the loss of the whole, though the halves know different amounts."""
+    batch = a_batch()
+    batch["structures"][1, 2:] = IGNORE
+    batch["point_group"][0, :3] = IGNORE
+    values = prediction()
+
+    def halves(loss, *arguments):
+        sums = []
+        for half in (slice(0, 1), slice(1, 2)):
+            loss(*(a[half] for a in arguments), total=lambda s: (sums.append(s), s)[1])
+        return loss(*(a[:1] for a in arguments), total=lambda _: sums[0] + sums[1])
+
+    def ce_dice(a, b, total=None):
+        return masked_ce_dice(a, b, 1.0, total=total) if total else masked_ce_dice(a, b, 1.0)
+
+    points = batch["points"], batch["point_label"], batch["point_group"]
+    structures = values.structures, batch["structures"]
+    assert halves(ce_dice, *structures).item() == pytest.approx(ce_dice(*structures).item(), rel=1e-5)
+    whole = decision_loss(values.coronary, *points).item()
+    assert halves(decision_loss, values.coronary, *points).item() == pytest.approx(whole, rel=1e-5)
+    alone = 0.5 * sum(decision_loss(values.coronary[h], *(p[h] for p in points)).item() for h in (slice(0, 1), slice(1, 2)))
+    assert abs(alone - whole) > 1e-3  # the mean of both would be something else

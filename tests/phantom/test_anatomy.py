@@ -1,5 +1,7 @@
 """The patient: a function of position, with chambers and arteries of human size in human places."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -22,18 +24,44 @@ PLAUSIBLE_ML = {
     "aorta": (50, 200),  # root, ascending and arch up to the heart frame's end
     "pulmonary_artery": (40, 160),
 }
-LENGTH_MM = {"LM": (3, 20), "LAD": (90, 190), "LCX": (50, 150), "RCA": (90, 190), "PDA": (35, 110)}
+LENGTH_MM = {"LM": (3, 20), "LAD": (80, 150), "LCX": (35, 140), "RCA": (60, 170), "PDA": (35, 110)}
+"""Of one patient; the left-dominant LCX goes on to the crux, and then the RCA ends at the right margin."""
+MEAN_LENGTH_MM = {"LM": (5, 15), "LAD": (100, 130), "LCX": (50, 80), "RCA": (100, 140)}
+"""Common ranges of anatomy texts."""
+BONES = ("cartilage", "sternum_cortex", "rib_cortex")
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[1]}-{case[0]}")
-def patient_and_tree(request):
-    seed, model = request.param
+@cache
+def drawn(seed, model):
     patient = Patient(seed, heart_model=model)
     return patient, patient.heart.grow_tree(np.random.default_rng([seed, 2]))
 
 
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[1]}-{case[0]}")
+def patient_and_tree(request):
+    return drawn(*request.param)
+
+
 def at(rows):
     return torch.tensor(np.ascontiguousarray(np.asarray(rows).T), dtype=torch.float32)
+
+
+def view_of(patient, thorax):
+    """View of points [3, n] of the thorax frame."""
+    return View(patient, thorax, patient.to_heart(thorax))
+
+
+def bone_mm(patient, view):
+    """Distance of each point to the nearest of ribs, cartilages and sternum."""
+    return torch.stack([part.sdf(view) for part in patient.parts() if part.name in BONES]).amin(0)
+
+
+def sac_points(patient, within_mm=3.0):
+    """View of points near the pericardial sac's front surface, and their distance to it (mm)."""
+    p = grid_points((-80, -110, -80), (4.0,) * 3, (44, 30, 42)).reshape(3, -1)
+    view = view_of(patient, p)
+    near = view.field("sac").abs() < within_mm
+    return view_of(patient, p[:, near]), view.field("sac")[near]
 
 
 def test_everything_follows_from_the_seed():
@@ -183,8 +211,9 @@ def test_arteries_run_outside_the_chambers(patient_and_tree):
         points = at(artery.line[start:])
         cavities = (patient.heart.lv_inner_sdf, patient.heart.rv_sdf, patient.heart.la_sdf, patient.heart.ra_sdf)
         deepest = torch.stack([sdf(points) for sdf in cavities]).amin(0)
-        assert float((deepest < 0).float().mean()) <= 0.15, artery.name
-        assert float((patient.heart.solid_sdf(points) < -2).float().mean()) <= 0.35, artery.name
+        assert float((deepest < 0).float().mean()) <= 0.08, artery.name
+        assert float((patient.heart.muscle_sdf(points) < 0).float().mean()) <= 0.20, artery.name  # a bridge at most
+        assert float((patient.heart.solid_sdf(points) < -2).float().mean()) <= 0.25, artery.name
         if artery.name in ("LM", "RCA"):
             assert abs(float(patient.heart.root_sdf(at(artery.line[:1])))) < 5.0  # it leaves the aortic root
 
@@ -219,13 +248,107 @@ def test_doubling_interpolates_every_second_point():
         View.of(Patient(1), grid_points((0, 0, 0), (2.0,) * 3, (4, 5, 5)))
 
 
-def test_arteries_run_in_or_at_the_pericardial_sac(patient_and_tree):
-    """Known limit: an artery lies 2.6 mm above the muscle; where there is less fat, it leaves the sac by the rest."""
+def test_arteries_run_in_the_pericardial_sac(patient_and_tree):
+    """A branch on a free wall with hardly any fat may stand out a little."""
     patient, arteries = patient_and_tree
     for artery in arteries:
         if artery.vessel:
             sdf = patient.heart.sac_sdf(at(artery.line))
-            assert float(sdf.max()) < max(0.6, 3.4 - patient.heart.fat_mm), artery.name
+            assert float(sdf.max()) < 3.0, artery.name
+            assert float((sdf > 0).float().mean()) <= 0.35, artery.name
+    main = torch.cat([patient.heart.sac_sdf(at(a.line)) for a in arteries if a.name in VESSEL_NAMES])
+    assert float((main > 0).float().mean()) <= 0.05
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_on_average_main_arteries_are_as_long_as_in_texts(model):
+    for name, (low, high) in MEAN_LENGTH_MM.items():
+        found = []
+        for seed in SEEDS:
+            patient, arteries = drawn(seed, model)
+            found += [a.length_mm * patient.heart_scale for a in arteries if a.name == name]
+        assert 0.95 * low <= np.mean(found) <= 1.05 * high, name  # few patients
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_on_average_few_per_cent_of_an_artery_lie_in_muscle(model):
+    for name in VESSEL_NAMES:
+        shares = []
+        for seed in SEEDS:
+            patient, arteries = drawn(seed, model)
+            line = next(a.line for a in arteries if a.name == name)[6:]
+            shares.append(float((patient.heart.muscle_sdf(at(line)) < 0).float().mean()))
+        assert np.mean(shares) <= 0.06, name
+
+
+def test_the_posterior_descending_artery_begins_at_the_crux(patient_and_tree):
+    """A branch of its own: behind and below, where all four chambers meet; the right coronary artery ends there."""
+    patient, arteries = patient_and_tree
+    by_name = {a.name: a for a in arteries}
+    start = by_name["PDA"].line[0]
+    points = at(start[None])
+    heart = patient.heart
+    for sdf in (heart.lv_outer_sdf, heart.rv_sdf, heart.ra_sdf, heart.la_sdf):
+        assert float(sdf(points)) < 35
+    right = by_name["PDA"].vessel == VESSEL_INDEX["RCA"]
+    assert (np.linalg.norm(by_name["RCA"].line[-1] - start) < 6) == right
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(("seed", "model"), CASES)
+def test_the_heart_touches_the_chest_wall_and_never_enters_it(seed, model, wide):
+    patient = Patient(seed, heart_model=model, wide=wide)
+    view, sac = sac_points(patient)
+    inside = sac < 0
+    assert float(view.field("ring")[0][inside].max()) < 0
+    assert float(bone_mm(patient, view)[inside].min()) > 0
+    surface = sac.abs() < 2
+    assert float(view.field("ring")[0][surface].max()) > -14  # mostly it touches; a lung may lie between
+    chambers = view_of(patient, grid_points((-80, -110, -80), (4.0,) * 3, (44, 30, 42)).reshape(3, -1))
+    muscle = patient.heart.muscle_sdf(chambers.heart) < 0
+    assert float(bone_mm(patient, chambers)[muscle].min()) > 1.0
+
+
+def test_most_hearts_touch_the_chest_wall():
+    nearest = []
+    for seed in range(920, 932):
+        view, sac = sac_points(Patient(seed, heart_model=MODELS[seed % 2]), 2.0)
+        nearest.append(-float(view.field("ring")[0][sac.abs() < 2].max()))
+    assert np.mean(np.array(nearest) < 4) >= 0.6  # mm; the points lie 4 mm apart
+
+
+def test_arteries_with_their_plaques_keep_clear_of_bone_and_cartilage(patient_and_tree):
+    patient, arteries = patient_and_tree
+    for artery in arteries:
+        if artery.vessel:
+            thorax = at(artery.line @ (patient.heart_rotation * patient.heart_scale))
+            need = torch.tensor(artery.radii * patient.heart_scale + 2.0)
+            assert bool((bone_mm(patient, view_of(patient, thorax)) > need).all()), artery.name
+
+
+def test_cartilages_have_calcified_rims_from_none_to_heavy():
+    shares, peaks = [], []
+    for seed in range(940, 960):
+        patient = Patient(seed)
+        view = view_of(patient, grid_points((-80, -130, -90), (5.0, 2.0, 3.0), (30, 40, 56)).reshape(3, -1))
+        inside = patient.thorax.cartilage(view) < 0
+        hu = patient.thorax.cartilage_hu(view, patient.tissue.cartilage)
+        middle = patient.thorax.cartilage(view) < -3
+        assert 70 < float(hu[middle].median()) < 130
+        shares.append(float((hu[inside] >= 130).float().mean()))
+        peaks.append(float(hu[inside].quantile(0.99)))
+    assert np.mean(np.array(shares) < 0.03) > 0.15
+    assert np.mean(np.array(shares) > 0.15) > 0.15
+    assert np.mean((np.array(peaks) > 130) & (np.array(peaks) < 800)) > 0.5
+
+
+def test_the_lungs_reach_beside_the_spine():
+    for seed in SEEDS:
+        thorax = Patient(seed).thorax
+        beside = torch.tensor([0.0, thorax.spine_y + 6.0, thorax.midline + 55.0]).reshape(3, 1)
+        assert float(thorax.ring(beside)[0]) < -3
+        behind = torch.tensor([0.0, thorax.spine_y + 12.0, thorax.midline]).reshape(3, 1)
+        assert float(thorax.ring(behind)[0]) > 0  # the spine itself is outside the cavity
 
 
 def test_the_area_surrounds_its_own_artery(painted):

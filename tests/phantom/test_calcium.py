@@ -142,12 +142,14 @@ def test_the_deformations_change_of_volume_is_in_the_mass(stranger):
     body = laid(SHELL)
     [found] = place(stranger, [body])
     exact = stranger.heart_to_patient(body.points)
-    assert np.linalg.norm(found.points - exact, axis=1).max() < 0.1
+    off = np.linalg.norm(found.points - exact, axis=1)
+    assert off.max() < deposits_module.FINE_MM
+    assert off.mean() < 0.05
     some = slice(0, None, 40)
     steps = 0.5 * np.concatenate([np.eye(3), -np.eye(3)])
     mapped = stranger.heart_to_patient((body.points[some][:, None] + steps).reshape(-1, 3)).reshape(-1, 6, 3)
     growth = np.abs(np.linalg.det(mapped[:, :3] - mapped[:, 3:]))
-    assert found.volumes[some].sum() == pytest.approx((body.volumes[some] * growth).sum(), rel=0.005)
+    assert found.volumes[some].sum() == pytest.approx((body.volumes[some] * growth).sum(), rel=0.01)
     assert masses_mg(stranger, [body])[0] == pytest.approx((found.volumes * body.density).sum() / 1000)
     assert abs(masses_mg(stranger, [body])[0] / body.mass_mg - 1) > 0.02  # this patient's heart isn't of the standard size
 
@@ -235,7 +237,11 @@ def test_calcium_at_the_scans_edge_is_cut_off(painted):
     z, y, x = painted.patient.heart_to_patient(body.centre[None])[0].tolist()
     scan = protocol(shape=(20, 60, 60), origin_mm=(z, y - 15, x - 15), spacing_mm=(1.0, 0.5, 0.5), thickness_mm=1.0)
     share = imaged_mass_mg(image_calcium(painted.patient, [body], scan), scan) / masses_mg(painted.patient, [body])[0]
-    assert 0.3 < share < 0.75
+    [placed] = place(painted.patient, [body])
+    amount = placed.volumes * body.density
+    inside = amount[placed.points[:, 0] > z - 0.5].sum() / amount.sum()  # the first slice begins half a mm below
+    assert 0.5 < inside < 0.95
+    assert share == pytest.approx(inside, abs=0.03)
 
 
 def test_what_lies_outside_the_heart_stands_still(painted):
@@ -305,9 +311,7 @@ def test_a_bed_is_filled_up_to_its_target(painted, target):
     for seed in range(6):
         bodies = fill(artery_beds(painted.arteries, "LAD"), np.random.default_rng(seed), target, np.eye(3))
         backgrounds = -40.0
-        found.append(
-            sum(expected_agatston(d.points, d.volumes * d.density / 1000, backgrounds) for d in bodies)
-        )
+        found.append(sum(expected_agatston(d.points, d.volumes * d.density / 1000, backgrounds) for d in bodies))
         assert bodies
     assert np.mean(found) == pytest.approx(target, rel=0.25)
 
@@ -347,9 +351,7 @@ def test_much_of_the_coronary_tree_stays_free(painted, heavy):
 
 
 def test_more_to_place_means_longer_bodies():
-    shapes = {
-        target: [draw_size(np.random.default_rng(k), target) for k in range(400)] for target in (5.0, 1000.0)
-    }
+    shapes = {target: [draw_size(np.random.default_rng(k), target) for k in range(400)] for target in (5.0, 1000.0)}
     lengths = {target: np.mean([s.length_mm for s in found]) for target, found in shapes.items()}
     assert lengths[1000.0] > 1.8 * lengths[5.0]
     assert {s.shape for s in shapes[5.0]} == set(shape_table()["shapes"])

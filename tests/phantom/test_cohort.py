@@ -5,12 +5,17 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from cacsnet.agreement.statistics import category_indices
 from cacsnet.io.read import read_scan
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.phantom import examples
-from cacsnet.phantom.cohort import Recipe, make_case, reference_row
+from cacsnet.phantom.anatomy import HEART_MODELS
+from cacsnet.phantom.cohort import Recipe, Visit, draw_scan, make_case, make_cases, make_subject, reference_row
+from cacsnet.phantom.deposits import DISTRACTORS
 from cacsnet.phantom.examples import ensure_examples
 from cacsnet.phantom.scan import make_scan
+from cacsnet.scanner.profiles import load_profile
+from cacsnet.scoring import score
 
 
 def agatston_by_hand(truth):
@@ -28,7 +33,7 @@ def agatston_by_hand(truth):
 
 
 def test_a_case_is_deterministic(small_case):
-    again = make_case(Recipe(30_000_104, burden=14.0, matrix=80))
+    again = make_case(Recipe(30_000_104, agatston=350.0, matrix=80))
     assert np.array_equal(again.scan.hu, small_case.scan.hu)
     assert np.array_equal(again.truth.owner, small_case.truth.owner)
     assert again.reference == small_case.reference
@@ -63,7 +68,7 @@ def test_the_whole_heart_is_in_the_scan(small_case):
 
 
 def test_noise_is_what_the_protocol_says(small_case):
-    """Two scans of one patient differ by noise alone; outside the lungs and air it has the protocol's SD."""
+    """Two scans of one patient differ by noise alone; in the middle of the field it has the protocol's SD."""
     protocol, case = small_case.truth.protocol, small_case
     from cacsnet.phantom.render import render
 
@@ -72,13 +77,14 @@ def test_noise_is_what_the_protocol_says(small_case):
     anatomy = render(case.patient, case.arteries, [o - step for o in protocol.origin_mm], step, shape)
     a, b = (make_scan(case.patient, anatomy, [], protocol, seed).hu.astype(float) for seed in (1, 2))
     soft = (a + b) / 2 > 0
-    assert (a - b)[soft].std() / np.sqrt(2) == pytest.approx(protocol.noise_hu, rel=0.06)
+    soft[:, :25] = soft[:, 55:] = soft[:, :, :25] = soft[:, :, 55:] = False
+    assert (a - b)[soft].std() / np.sqrt(2) == pytest.approx(protocol.noise_hu, rel=0.08)
     assert abs((a - b)[soft].mean()) < 1
 
 
-def test_no_burden_scores_exactly_nothing_whatever_else_calcifies():
-    heavy = (("aorta", 6.0), ("aortic_valve", 6.0), ("mitral_annulus", 6.0))
-    case = make_case(Recipe(30_000_105, burden=0.0, distractors=heavy, matrix=64))
+def test_without_plaques_the_score_is_exactly_nothing_whatever_else_calcifies():
+    heavy = {"aorta": 6.0, "aortic_valve": 6.0, "mitral_annulus": 6.0}
+    case = make_case(Recipe(30_000_105, agatston=0.0, distractors=heavy, matrix=64))
     assert case.reference.total.agatston == 0
     assert case.reference.total.volume_mm3 == 0
     bright = (case.truth.owner >= 5) & (case.truth.hu >= 130)
@@ -95,24 +101,74 @@ def test_an_enhanced_case_has_bright_blood_and_no_truth():
 
 def test_a_chest_scan_is_wide_and_thick():
     case = make_case(Recipe(30_000_107, gated=False, matrix=64))
-    assert case.scan.spacing_mm[0] == 5.0
+    slices = load_profile("chest_nongated").slices
+    made = (case.truth.protocol.thickness_mm, case.scan.spacing_mm[0])
+    assert made in {(s.thickness_mm, s.increment_mm) for s in slices}
+    assert case.scan.acquisition.slice_thickness_mm == made[0]
     assert case.scan.spacing_mm[1] * 64 > 270
+    assert case.scan.hu.shape[0] * case.scan.spacing_mm[0] > 200  # more than the heart
+    assert draw_scan(Recipe(30_000_107, gated=False, increment_mm=5.0), Visit(), case.patient).thickness_mm == 5.0
     assert case.scan.acquisition.gated is False
 
 
 def test_reference_row(small_case):
-    row = reference_row("a", small_case)
-    assert list(row) == [
-        *("case_id", "agatston_total", *(f"agatston_{name}" for name in VESSEL_NAMES)),
-        *("volume_mm3_total", "kvp"),
-    ]
-    assert row["case_id"] == "a"
-    assert row["agatston_total"] == small_case.reference.total.agatston
+    """Scores of the scan, as in scores.csv; what isn't coronary apart."""
+    row = reference_row("a", small_case, "p")
+    assert list(row)[:3] == ["case_id", "patient_id", "scan"]
+    assert (row["case_id"], row["patient_id"], row["scan"]) == ("a", "p", 1)
+    for name, measures in {"total": small_case.reference.total, **small_case.reference.vessels}.items():
+        for measure in ("agatston", "volume_mm3", "mass_mg"):
+            assert row[f"{measure}_{name}"] == getattr(measures, measure)
+    truth = small_case.truth
+    alone = score(truth.hu, (truth.owner == DISTRACTORS["aorta"]).astype(np.uint8), truth.protocol.spacing_mm, 120)
+    assert row["agatston_aorta"] == alone.total.agatston
+    assert row["image_noise_hu"] == pytest.approx(truth.protocol.noise_hu, rel=0.5)
+    assert row["risk_category"] == small_case.reference.risk_category
+    assert reference_row("a", small_case)["patient_id"] == "a"
+
+
+def test_two_scans_share_the_patient_and_differ_in_all_that_a_visit_changes():
+    recipe = Recipe(30_000_110, agatston=150.0, matrix=64, increment_mm=5.0)
+    first, second = make_cases(recipe, (Visit(1, 60.0), Visit(2, 60.0)))
+    assert first.deposits is second.deposits
+    assert first.patient is second.patient
+    assert first.truth.protocol.noise_hu == second.truth.protocol.noise_hu
+    assert first.truth.protocol.origin_mm != second.truth.protocol.origin_mm
+    assert first.truth.protocol.motion_path_mm != second.truth.protocol.motion_path_mm
+    assert first.reference.total.agatston != second.reference.total.agatston
+    assert min(first.reference.total.agatston, second.reference.total.agatston) > 0
+
+
+def test_without_a_target_the_population_decides():
+    found = {tuple(vessels_of(Recipe(30_000_200 + k, distractors={}, population="training"))) for k in range(2)}
+    assert len(found) > 1
+    asked = vessels_of(Recipe(30_000_201, agatston={"LM": 0.0, "LAD": 0.0, "LCX": 90.0, "RCA": 0.0}))
+    assert asked == ["LCX"]
+
+
+def vessels_of(recipe):
+    """Vessels with plaques, without making a scan."""
+    _, _, deposits, _ = make_subject(recipe)
+    return sorted({VESSEL_NAMES[d.owner - 1] for d in deposits if d.owner <= 4})
+
+
+def test_both_heart_models_can_be_chosen():
+    for model in HEART_MODELS:
+        patient, *_ = make_subject(Recipe(30_000_111, agatston=0.0, distractors={}, heart_model=model))
+        assert type(patient.heart) is type(HEART_MODELS[model](np.random.default_rng(0)))
+
+
+def test_the_examples_cover_every_category_and_have_one_zero():
+    totals = [recipe.agatston for recipe in examples.EXAMPLES.values()]
+    assert len(totals) == 6
+    assert totals.count(0.0) == 1
+    assert set(category_indices(np.array(totals))) == {0, 1, 2, 3}
+    assert any(0 < total <= 20 for total in totals)
 
 
 @pytest.fixture
 def tiny_cohort(monkeypatch):
-    recipes = {"none": Recipe(30_000_108, burden=0.0, matrix=64), "some": Recipe(30_000_109, burden=9.0, matrix=64)}
+    recipes = {"none": Recipe(30_000_108, agatston=0.0, matrix=64), "some": Recipe(30_000_109, agatston=200.0, matrix=64)}
     monkeypatch.setattr(examples, "EXAMPLES", recipes)
     return recipes
 

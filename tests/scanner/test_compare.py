@@ -68,6 +68,11 @@ def test_a_scan_made_by_the_model_agrees_with_the_model():
     )
     assert model[0] == pytest.approx(real[0], rel=0.01)
     assert model[1:4] == pytest.approx(real[1:4], abs=0.08)
+    hu = np.full(PROTOCOL.shape, -1000.0)
+    hu[:, 50:110, 50:110] = noisy()[:, 50:110, 50:110] + 200
+    assert all(50 <= i <= 110 - SIDE and 50 <= j <= 110 - SIDE for _, i, j in smooth_regions(hu, (150.0, 400.0), 6))
+    assert len(smooth_regions(hu, (150.0, 400.0), 6)) == 6
+    assert smooth_regions(hu) == []
     air = Scan(np.full(PROTOCOL.shape, -1000, np.int16), geometry, Acquisition(modality="CT"))
     with pytest.raises(ArgumentError):
         compare(air, 1.2, 0.0)

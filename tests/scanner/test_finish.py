@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cacsnet.scanner import Protocol, finish, metal_streaks
+from cacsnet.scanner.streaks import REACH_MM
 
 PROTOCOL = Protocol((2.5, 1.5, 1.5), (2, 201, 201), (0.0, 0.0, 0.0), 2.5, noise_hu=0.0)
 """A field of 300 mm: its centre is voxel 100, 149 mm from the middle of each edge."""
@@ -29,7 +30,7 @@ def test_without_artefacts_the_image_stays_as_it_is_but_for_rounding():
 def test_values_are_clipped_to_twelve_bits():
     hu = water(-1200.0)
     hu[1] = 5000.0
-    out = finish(hu, replace(PROTOCOL, noise_hu=20.0, ray_noise=0.0), generator())
+    out = finish(hu, replace(PROTOCOL, noise_hu=20.0, ray_noise=0.0), generator(), metal_hu=water())
     assert float(out[0].min()) == -1024.0
     assert float(out[1].max()) == 3071.0
 
@@ -115,9 +116,39 @@ def test_the_beam_hardens_most_between_two_pieces(monkeypatch):
     assert float(between) < float(across) - 5
 
 
+def test_streaks_do_not_depend_on_how_near_the_edge_of_the_field_the_metal_lies(monkeypatch):
+    """Sternal wires lie at the edge of a gated field."""
+    monkeypatch.setattr("cacsnet.scanner.streaks.VIEW_ERROR", 0.0)  # views differ with the crop's random numbers
+    middle, edge = (streaks(metal((y, 100), (y + 10, 100)))[y - 4 : y + 19, 70:131] for y in (100, 8))
+    assert float(middle.min()) < -20
+    assert float(torch.corrcoef(torch.stack([edge.flatten(), middle.flatten()]))[0, 1]) > 0.95
+    assert float(edge.std() / middle.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_streaks_fade_out_before_they_are_cut_off():
+    out = streaks(metal((100, 100)))
+    reach = round(REACH_MM / 1.5)
+    rim = torch.cat([out[100 - reach - 2 : 100 - reach + 3].flatten(), out[:, 100 + reach - 2 : 100 + reach + 3].flatten()])
+    assert float(rim.abs().max()) < 0.15 * float(out[60:90].abs().max())
+
+
 def test_more_metal_streaks_more():
     weak, strong = (streaks(metal((100, 100), hu=hu))[100:140, 104:140].std() for hu in (4000.0, 12000.0))
     assert float(strong) > 2 * float(weak)
+
+
+def test_the_beam_hardens_more_where_the_rays_through_the_metal_are_long(monkeypatch):
+    """A wide body is no tall one: streaks turn with it."""
+    monkeypatch.setattr("cacsnet.scanner.streaks.VIEW_ERROR", 0.0)
+    wide = water(-1000.0)
+    wide[:, 80:121] = 0.0
+    given = metal((100, 100))
+    of_wide, of_tall = (metal_streaks(b + given, PROTOCOL, generator(), given)[0] for b in (wide, wide.transpose(1, 2)))
+    near = (slice(85, 116), slice(85, 116))
+    assert of_tall[near].T.numpy() == pytest.approx(of_wide[near].numpy(), abs=0.5)
+    assert float(of_wide[99:102, 85:95].mean()) < float(of_wide[85:95, 99:102].mean()) - 5
+    thicker = metal_streaks(water() + given, PROTOCOL, generator(), given)[0]
+    assert float(thicker[near].std()) > 1.2 * float(of_wide[near].std())
 
 
 def test_metal_is_recognised_by_its_hu_where_none_is_given():

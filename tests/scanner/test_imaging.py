@@ -9,7 +9,7 @@ import torch
 from cacsnet.errors import ArgumentError
 from cacsnet.scanner import CALCIUM_HU_PER_MG_CC, IODINE_HU_PER_MG_CC, Protocol, image
 from cacsnet.scanner.kernel import mtf
-from cacsnet.scanner.materials import calcium_hu_per_mg_cc, iodine_hu_per_mg_cc
+from cacsnet.scanner.materials import calcium_hu_per_mg_cc
 
 PROTOCOL = Protocol((2.5, 0.6, 0.6), (9, 40, 40), (0.0, 0.0, 0.0), 2.5, fwhm_mm=1.1)
 STEP, FIRST = 0.5, (-5.0, -5.0, -5.0)
@@ -169,13 +169,19 @@ def test_calcium_and_iodine_are_brighter_at_lower_voltage_and_in_thinner_bodies(
         assert values == sorted(values, reverse=True)
     assert 1.1 < CALCIUM_HU_PER_MG_CC[120] < 1.5  # published range
     assert 24 < IODINE_HU_PER_MG_CC[120] < 30
-    for of in (calcium_hu_per_mg_cc, iodine_hu_per_mg_cc):
-        assert of(120, 180) > of(120, 250) > of(120, 280)
-        assert of(100, 200) > of(120, 200)
-        with pytest.raises(ArgumentError):
-            of(110, 200)
+    of = calcium_hu_per_mg_cc
+    assert of(120, 120) == of(120, 160) > of(120, 180) > of(120, 250) > of(120, 280) == of(120, 350)
+    assert of(100, 200) > of(120, 200) == CALCIUM_HU_PER_MG_CC[120]
+    with pytest.raises(ArgumentError):
+        of(110, 200)
     assert replace(PROTOCOL, kvp=100, calcium_scale=0.9).hu_per_mg_cc == pytest.approx(0.9 * 1.61)
-    assert replace(PROTOCOL, kvp=100, calcium_scale=0.9).iodine_hu_per_mg_cc == pytest.approx(0.9 * 34.2)
+
+
+def test_calcium_follows_the_published_thresholds():
+    """130 HU at 120 kVp become 207, 177, 145-147 and 119 HU at 70, 80, 100 and 135 kVp, since calcium does (Graeni 2018)."""
+    for kvp, threshold, tolerance in ((70, 207, 0.02), (80, 177, 0.04), (100, 146, 0.03), (135, 119, 0.02)):
+        ratio = CALCIUM_HU_PER_MG_CC[kvp] / CALCIUM_HU_PER_MG_CC[120]
+        assert ratio == pytest.approx(threshold / 130, rel=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cacsnet.errors import ArgumentError
-from cacsnet.scanner import Protocol, noise
+from cacsnet.scanner import Protocol, draw_protocol, noise, profile_names
 from cacsnet.scanner.kernel import noise_power, slice_correlation
 from cacsnet.scanner.rays import ray_sd
 
@@ -203,6 +203,19 @@ def test_the_same_generator_state_gives_the_same_noise_whatever_the_device_of_th
     assert torch.equal(noise(protocol, torch.Generator().manual_seed(3), torch.zeros(PROTOCOL.shape)), even)
 
 
-def test_an_image_on_another_grid_is_refused():
+def test_an_image_on_another_grid_or_larger_than_the_bank_is_refused():
     with pytest.raises(ArgumentError):
         noisy(hu=torch.zeros(3, 3, 3))
+    with pytest.raises(ArgumentError):
+        noisy(shape=(1, 4, 1300))
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_the_protocols_noise_is_that_at_the_centre_whatever_the_profile(name):
+    protocol = draw_protocol(name, np.random.default_rng(3), (-45.0, 45.0), matrix=224)
+    _, dy, dx = protocol.spacing_mm
+    y, x = ((torch.arange(n) - (n - 1) / 2) * d for n, d in ((224, dy), (224, dx)))
+    body = torch.where((y[:, None] / 120) ** 2 + (x[None] / 180) ** 2 < 1, 0.0, -1000.0)
+    body[(y[:, None] / 75) ** 2 + ((x.abs()[None] - 110) / 50) ** 2 < 1] = -850.0
+    out = noise(protocol, torch.Generator().manual_seed(0), body.repeat(protocol.shape[0], 1, 1))
+    assert float(out[:, 90:134, 90:134].std()) == pytest.approx(protocol.noise_hu, rel=0.03)

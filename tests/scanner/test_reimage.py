@@ -74,6 +74,40 @@ def test_strict_refuses_what_would_need_restoration(sharper):
         reimage(hu, source, replace(source, **sharper), generator(), strict=True)
 
 
+def test_strict_allows_less_noise_where_joining_slices_gives_it():
+    source = replace(SOURCE, noise_hu=30.0)
+    hu = torch.zeros(source.shape)
+    _, reached = reimage(hu, source, thick(3.0, 3.0, 10, noise_hu=20.0), generator(), strict=True)  # 30 / sqrt(3) = 17.3
+    assert reached.noise_hu == 20.0
+    with pytest.raises(ArgumentError):
+        reimage(hu, source, thick(3.0, 3.0, 10, noise_hu=16.0), generator(), strict=True)
+
+
+def test_what_is_reached_names_the_wider_slice_profile():
+    source = replace(SOURCE, thickness_mm=3.0, slice_profile="gaussian")
+    hu = torch.zeros(source.shape)
+    for target, wider in ((("box", 3.0), ("gaussian", 3.0)), (("box", 4.0), ("gaussian", 3.0)), (("box", 6.0), ("box", 6.0))):
+        wanted = replace(source, slice_profile=target[0], thickness_mm=target[1])
+        _, reached = reimage(hu, source, wanted, generator())
+        assert (reached.slice_profile, reached.thickness_mm) == wider
+
+
+def test_added_noise_is_no_sharper_than_the_image():
+    """A target sharper than the source changes nothing, the grain of the added noise included."""
+    source = replace(SOURCE, fwhm_mm=1.4)
+    wanted = replace(source, fwhm_mm=0.7, edge_enhancement=0.8, noise_hu=20.0)
+    hu = torch.zeros(source.shape)
+    sharp, plain = (reimage(hu, source, t, generator())[0] for t in (wanted, replace(source, noise_hu=20.0)))
+    assert torch.equal(sharp, plain)
+    assert float(plain.std()) == pytest.approx(20.0, rel=0.04)
+
+
+def test_metal_in_a_real_scan_has_its_streaks_already():
+    hu = torch.zeros(SOURCE.shape)
+    hu[:, 46:50, 46:50] = 3071.0
+    assert torch.equal(reimage(hu, SOURCE, SOURCE, generator())[0], hu)
+
+
 def thick(thickness_mm, increment_mm, count, first=1.0, **changes):
     return replace(
         SOURCE, spacing_mm=(increment_mm, 0.5, 0.5), thickness_mm=thickness_mm, shape=(count, 96, 96),
@@ -143,6 +177,30 @@ def test_only_the_heart_moves_where_it_is_given():
     assert float(out[15, 22, 21]) == pytest.approx(0.0, abs=60)
     everything, _ = reimage(hu, SOURCE, target, generator())
     assert float(everything[15, 72, 78]) == pytest.approx(500.0, abs=60)
+
+
+@pytest.mark.parametrize("shifts", [(), tuple((0.5, 0.0, 0.0) for _ in range(3))])
+def test_noise_reaches_the_target_where_the_heart_moves_and_where_nothing_does(shifts):
+    """Motion mixes the noise of the source, too: in the moving heart less of it is left."""
+    source = replace(SOURCE, noise_hu=20.0)
+    heart = torch.zeros(SOURCE.shape)
+    heart[:, :48] = 1.0
+    target = replace(
+        source, motion_path_mm=tuple((0.0, y, 2 * y) for y in np.linspace(-1, 1, 9)), slab_slices=10 if shifts else 0,
+        slab_shifts_mm=shifts,
+    )  # fmt: skip
+    mixed, _ = reimage(noise(source, generator(1)), source, replace(target, noise_hu=0.0), generator(), heart=heart)
+    assert float(mixed[:, :46].std()) < 17
+    for wanted in (20.0, 25.0):
+        out, _ = reimage(noise(source, generator(1)), source, replace(target, noise_hu=wanted), generator(2), heart=heart)
+        assert float(out[:, :46].std()) == pytest.approx(wanted, rel=0.05)
+        assert float(out[:, 50:].std()) == pytest.approx(wanted, rel=0.04)
+
+
+def test_cupping_and_padding_of_the_target_are_added():
+    out, _ = reimage(torch.zeros(SOURCE.shape), SOURCE, replace(SOURCE, cupping_hu=12.0, circle_mm=40.0), generator())
+    assert float(out[0, 47, 47]) == -12.0
+    assert float(out[0, 0, 0]) == -1024.0
 
 
 def test_the_seed_decides():

@@ -149,14 +149,14 @@ def test_validation_scores_scans_and_records_the_ones_that_fail():
     from cacsnet.phantom.cohort import reference_row
 
     cases = validation_cohort(2, 64)
-    assert cases[0].reference.total.agatston == 0  # burdens start with none
+    assert cases[0].reference.total.agatston == 0  # the totals start with none
     torch.manual_seed(0)
     config = StageConfig(4.0, patch=16, widths=(2, 4))
     model = Model(Stage(config, config.build().eval()), None, {}, "")
     settings = InferenceSettings(scoring=load_profile("smartscore"))
     scores = score_cohort(cases, model, settings)
     assert list(scores["case_id"]) == ["0", "1"]
-    assert list(scores["status"]) == ["no_heart", "no_heart"]
+    assert "ok" not in set(scores["status"])  # the network is untrained
     import pandas as pd
 
     reference = pd.DataFrame([reference_row(str(n), case) for n, case in enumerate(cases)])

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from cacsnet.inference.run import main as infer
@@ -64,6 +66,7 @@ def test_the_card_says_what_was_done(smoke):
     for facts in card["training"].values():
         assert facts["steps"] == 4
         assert facts["validation"]["step"] == 4
+        assert (facts["weights"], facts["weights_step"], facts["ema_decay"]) == ("best", 4, 0.998)
         assert facts["data"]["patches"]["patch"] == 32
     assert "phantom" in card["trained_on"]
     assert "not a medical device" in card["intended_use"]
@@ -76,13 +79,16 @@ def test_checkpoints_and_logs_are_kept(smoke, stage):
     assert checkpoint["hyper_parameters"]["model"]["patch"] == 32
     log = pd.read_csv(smoke / stage / "csv" / "metrics.csv")
     assert "scans/score" in log.columns
+    assert log["val/agreement"].notna().sum() == 1
     assert any((smoke / stage / "tensorboard").iterdir())
 
 
-def test_the_exported_weights_are_those_of_the_last_step(smoke):
-    state = torch.load(smoke / "coarse" / "last.ckpt", weights_only=True)["state_dict"]
-    exported = load_model(smoke / "cacsnet.safetensors").coarse.network.state_dict()
-    assert all(torch.equal(state[f"network.{key}"], value) for key, value in exported.items())
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_the_averaged_weights_of_the_best_checkpoint_are_exported(smoke, stage):
+    state = torch.load(smoke / stage / "best.ckpt", weights_only=True)
+    exported = getattr(load_model(smoke / "cacsnet.safetensors"), stage).network.state_dict()
+    assert all(torch.equal(state["state_dict"][f"network.{key}"], value) for key, value in exported.items())
+    assert any(not torch.equal(state["current_model_state"][f"network.{key}"], value) for key, value in exported.items())
 
 
 def test_inference_runs_with_the_model(smoke, small_case, tmp_path):
@@ -113,7 +119,41 @@ def test_training_goes_on_where_it_stopped(smoke):
     assert (before, step_of(smoke / "coarse"), step_of(smoke / "fine")) == (4, 6, 6)
     schedule = torch.load(smoke / "coarse" / "last.ckpt", weights_only=True)["lr_schedulers"][0]
     assert schedule["last_epoch"] == 6
-    assert json.loads((smoke / "cacsnet.json").read_text())["training"]["coarse"]["steps"] == 6
+    facts = json.loads((smoke / "cacsnet.json").read_text())["training"]["coarse"]
+    assert (facts["steps"], facts["weights"], facts["weights_step"]) == (6, "last", 6)
+
+
+TINY = ("~stages.fine", "stages.coarse.max_steps=2", "stages.coarse.data.length=2")
+
+
+def test_a_grid_of_runs_has_a_folder_for_each(tmp_path):
+    grid = ("optimizer.lr=1e-3,2e-3", f"output={tmp_path}", f"stages.coarse.data.cache_dir={tmp_path / 'patches'}")
+    done = train(*grid, *TINY, "validation.size=0", "-m")
+    assert done.returncode == 0, done.stderr
+    for job, lr in enumerate((1e-3, 2e-3)):
+        assert OmegaConf.load(tmp_path / str(job) / "config.yaml").optimizer.lr == lr
+        card = json.loads((tmp_path / str(job) / "cacsnet.json").read_text())
+        assert card["training"]["coarse"]["optimizer"]["lr"] == lr
+    first, second = (load_model(tmp_path / name / "cacsnet.safetensors").sha256 for name in "01")
+    assert first != second
+
+
+def test_a_search_trains_three_trials(tmp_path):
+    command = [
+        sys.executable, "-m", "cacsnet.training.sweep", "hparams_search=optimizer", "trials=3", f"output={tmp_path}",
+        "experiment=smoke", "progress=false", "trainer.accelerator=cpu", "logger.names=[]", *TINY,
+        f"stages.coarse.data.cache_dir={tmp_path / 'patches'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    trials = pd.read_csv(tmp_path / "trials.csv")
+    assert list(trials["state"]) == ["COMPLETE"] * 3
+    assert trials["params_optimizer.lr"].nunique() == 3
+    assert np.isfinite(trials["value"]).all()
+    for number in range(3):
+        card = json.loads((tmp_path / f"{number:04d}" / "cacsnet.json").read_text())
+        assert card["training"]["coarse"]["optimizer"]["lr"] == pytest.approx(trials["params_optimizer.lr"][number])
+        assert card["training"]["coarse"]["validation"]["agreement"] == pytest.approx(trials["value"][number])
 
 
 def test_wandb_logs_offline(tmp_path):

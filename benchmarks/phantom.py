@@ -1,0 +1,271 @@
+"""The phantom as a test instrument: measured, drawn, timed, and its truth checked.
+
+``python benchmarks/phantom.py measure phantoms=200 heart_model=ellipsoid workers=2 docs=docs``: measure phantoms of the
+population of Sartoretti et al. 2022 from their painted labels, HU and scans, beside the literature. One JSON line a phantom in
+``runs/phantom/``: an interrupted run goes on where it stopped; a file belongs to one state of the generator's source.
+
+``python benchmarks/phantom.py truth plaques=50 docs=docs``: mass from HU, volumes against a finer painting, scan-rescan.
+``python benchmarks/phantom.py speed docs=docs``: a whole scan and its parts, patches a second.
+``python benchmarks/phantom.py pictures docs=docs``: the pictures of docs/phantom.md.
+
+``docs=`` (empty: none): what was measured replaces what stands between the marks in ``<docs>/phantom.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from phantom_literature import agatston_table, literature_table
+from phantom_measure import (
+    Painted,
+    agatston,
+    aorta,
+    body_tissues,
+    bone_tissues,
+    chambers,
+    coronaries,
+    depth,
+    heart_tissues,
+    noise,
+    pulmonary_trunk,
+    sampled,
+    spine_place,
+)
+from rich.console import Console
+from rich.progress import track
+
+from cacsnet.errors import ConfigError
+from cacsnet.phantom.anatomy import HEART_MODELS, Patient
+from cacsnet.phantom.cohort import Recipe, make_cases
+from cacsnet.phantom.heart import Artery
+from cacsnet.phantom.plan import plan_cohort
+from cacsnet.phantom.population import load_population
+from cacsnet.phantom.render import render
+
+FIRST_SEED = 60_000_000
+"""Training, validation, held-out phantoms, examples and cohorts draw below; nothing is ever trained on these."""
+
+POPULATION = "sartoretti2022"
+ROOT = Path(__file__).resolve().parents[1]
+WIDE_MM, FINE_MM = 2.0, 0.75
+WIDE_BOX = ((-130.0, -150.0, -200.0), (130.0, 150.0, 200.0))
+"""Patient mm that are painted first; the heart and the spine are looked for in there."""
+
+
+# -- one phantom --------------------------------------------------------------------------------------------------------
+
+
+def paint(patient: Patient, arteries: Sequence[Artery], low: np.ndarray, high: np.ndarray, step_mm: float) -> Painted:
+    """Paint a box of patient mm."""
+    shape = np.ceil((np.asarray(high) - low) / step_mm).astype(int) + 1
+    anatomy = render(patient, arteries, np.asarray(low).tolist(), step_mm, shape.tolist())
+    arrays = (anatomy.hu.numpy(), anatomy.structures.numpy(), anatomy.area.numpy())
+    return Painted(*arrays, step_mm=step_mm, origin_mm=anatomy.origin_mm)
+
+
+def labelled_box(painted: Painted, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest place (patient mm) of structures and coronary area, with a margin."""
+    index = np.argwhere((painted.structures > 0) | (painted.area > 0))
+    origin = np.array(painted.origin_mm)
+    return origin + index.min(0) * painted.step_mm - margin_mm, origin + index.max(0) * painted.step_mm + margin_mm
+
+
+def recipe_of(number: int, phantoms: int, heart_model: str) -> Recipe:
+    """Recipe of the digital twin cohort with a seed of this benchmark."""
+    planned = plan_cohort(POPULATION, phantoms, heart_model)[number]
+    return replace(planned.recipe, seed=FIRST_SEED + number)
+
+
+def measure_phantom(number: int, phantoms: int, heart_model: str) -> dict[str, Any]:
+    """Everything measured of one phantom. Patient and arteries are only handed to the renderer."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    visit = plan_cohort(POPULATION, phantoms, heart_model)[number].visits[:1]
+    [case] = make_cases(recipe_of(number, phantoms, heart_model), visit)
+    patient, arteries = case.patient, case.arteries
+    row: dict[str, Any] = {"seed": FIRST_SEED + number, "heart_model": heart_model}
+
+    wide = paint(patient, arteries, *(np.array(corner) for corner in WIDE_BOX), WIDE_MM)
+    row |= body_tissues(wide)
+    place = spine_place(wide)
+    low, high = labelled_box(wide, 4.0)
+    if place is not None:
+        y, x = (wide.origin_mm[k + 1] + WIDE_MM * place[k] for k in range(2))
+        middle = 0.5 * (low[0] + high[0])
+        row |= bone_tissues(paint(patient, arteries, [middle - 24, y - 36, x - 36], [middle + 24, y + 36, x + 36], FINE_MM))  # type: ignore[arg-type]
+    heart = paint(patient, arteries, low, high, FINE_MM)
+    for part in (chambers, aorta, pulmonary_trunk, heart_tissues, coronaries):
+        row |= part(heart)
+
+    scan, truth = case.scan, case.truth
+    spacing = np.array(scan.spacing_mm)
+    first = np.array(case.origin_mm) - heart.origin_mm
+    cavity = heart.thinned(1.5)
+    deep = (depth(cavity.label("left_ventricle"), cavity.step_mm) > 6).astype(np.uint8)
+    row |= noise(scan.hu, sampled(deep, cavity.step_mm, first, scan.hu.shape, spacing) > 0)
+    kvp = int(truth.protocol.kvp)
+    row |= agatston(truth.hu, truth.owner, truth.protocol.spacing_mm, kvp)
+    return row | {"kvp": kvp, "spacing_mm": list(scan.spacing_mm), "seconds": round(time.process_time() - start, 1)}
+
+
+# -- many phantoms ------------------------------------------------------------------------------------------------------
+
+
+def source_hash() -> str:
+    """Of everything a phantom and its measures depend on."""
+    files = [*(ROOT / "cacsnet").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), *(ROOT / "benchmarks").glob("phantom*.py")]
+    used = [
+        f
+        for f in files
+        if f.parts[len(ROOT.parts) + 1] in ("phantom", "scanner", "scoring", "cohort") or f.parent.name == "benchmarks"
+    ]
+    digest = hashlib.sha256()
+    for path in sorted(used):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def stored(path: Path) -> dict[int, dict[str, Any]]:
+    """Rows of a cache by seed; a last line cut off by an interruption is left out."""
+    out = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        out[row["seed"]] = row
+    return out
+
+
+def measured(phantoms: int, heart_model: str, workers: int, path: Path, console: Console) -> list[dict[str, Any]]:
+    """Rows of all phantoms, by seed; what the cache lacks is measured and added to it line by line."""
+    known = stored(path)
+    todo = [n for n in range(phantoms) if FIRST_SEED + n not in known]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_bytes() if path.exists() else b""
+    with path.open("a", encoding="utf-8") as file:
+        if text and not text.endswith(b"\n"):
+            file.write("\n")
+        for row in track(_rows(todo, phantoms, heart_model, workers), f"{heart_model} phantoms", len(todo), console=console):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            known[row["seed"]] = row
+    return [known[FIRST_SEED + n] for n in range(phantoms)]
+
+
+def _rows(todo: Sequence[int], phantoms: int, heart_model: str, workers: int) -> Iterator[dict[str, Any]]:
+    if workers <= 1:
+        for number in todo:
+            yield measure_phantom(number, phantoms, heart_model)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(measure_phantom, number, phantoms, heart_model) for number in todo]
+        for done in as_completed(waiting):
+            yield done.result()
+
+
+def measure(keys: Mapping[str, str], console: Console) -> str:
+    phantoms, model = whole(keys, "phantoms"), keys["heart_model"]
+    path = Path(keys["cache"] or ROOT / "runs" / "phantom") / f"{model}_{phantoms}_{source_hash()}.jsonl"
+    rows = pd.DataFrame(measured(phantoms, model, whole(keys, "workers"), path, console))
+    table, inside, counted = literature_table(rows)
+    paper = load_population(POPULATION).paper
+    text = "\n\n".join((
+        f"`python benchmarks/phantom.py measure phantoms={phantoms} heart_model={model}`: {phantoms} phantoms, seeds from "
+        f"{FIRST_SEED} on, labels painted at {FINE_MM} mm; {np.median(rows['seconds']):.0f} s of CPU time each. "
+        f"**{inside} of {counted} quantities are within their published range.**",
+        table,
+        f"Reference Agatston of one scan each (profile as in the paper, 120 kVp) beside {POPULATION}:",
+        agatston_table(rows, paper),
+    ))  # fmt: skip
+    write(keys["docs"], f"measured {model}", text)
+    return text
+
+
+# -- docs ---------------------------------------------------------------------------------------------------------------
+
+
+def write(docs: str, mark: str, text: str) -> None:
+    """Replace what stands between ``<!-- mark: start -->`` and ``<!-- mark: end -->`` in ``<docs>/phantom.md``."""
+    if not docs:
+        return
+    path = Path(docs) / "phantom.md"
+    start, end = f"<!-- {mark}: start -->", f"<!-- {mark}: end -->"
+    page = path.read_text(encoding="utf-8")
+    if page.count(start) != 1 or page.count(end) != 1:
+        raise ConfigError(f"{path} must have the marks {start} and {end} once", field="docs", value=docs)
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def whole(keys: Mapping[str, str], name: str) -> int:
+    """A positive whole number."""
+    if not keys[name].isdigit() or int(keys[name]) < 1:
+        raise ConfigError("must be a whole number from 1 on", field=name, value=keys[name])
+    return int(keys[name])
+
+
+KEYS = {
+    "phantoms": "200", "heart_model": "ellipsoid", "workers": "2", "docs": "docs", "cache": "", "plaques": "50",
+    "patients": "28", "patches": "24", "only": "",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0, or 2 for a bad command."""
+    console = Console(width=160)
+    keys = dict(KEYS)
+    torch.set_num_threads(1)
+    try:
+        command = arguments[0] if arguments else ""
+        for argument in arguments[1:]:
+            key, _, value = argument.partition("=")
+            if key not in keys:
+                raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
+            keys[key] = value
+        if keys["heart_model"] not in HEART_MODELS:
+            raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
+        if command == "measure":
+            console.print(measure(keys, console), markup=False)
+        elif command == "truth":
+            from phantom_truth import truth
+
+            text = truth(whole(keys, "plaques"), whole(keys, "patients"), keys["heart_model"], whole(keys, "workers"))
+            write(keys["docs"], "truth", text)
+            console.print(text, markup=False)
+        elif command == "speed":
+            from phantom_speed import speed
+
+            text = speed(whole(keys, "patches"), whole(keys, "workers"))
+            write(keys["docs"], "speed", text)
+            console.print(text, markup=False)
+        elif command == "pictures":
+            from phantom_pictures import pictures
+
+            for path in pictures(Path(keys["docs"] or "docs"), keys["only"]):
+                console.print(f"written to {path}")
+        else:
+            raise ConfigError("choose from measure, truth, speed, pictures", field="command", value=command)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main(sys.argv[1:]))
