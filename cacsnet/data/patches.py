@@ -43,7 +43,7 @@ from cacsnet.scoring import load_profile
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium; other calcium and metal inside or beside the heart; bone, cartilage and noise."""
 
-GENERATOR = 5
+GENERATOR = 6
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 
 THRESHOLDS = load_profile("smartscore")
@@ -111,7 +111,7 @@ class PatchSettings:
     enhanced_share: float = 0.07
     device_share: float = 0.015
     points: int = 3072
-    population: str = "training"
+    population: str = "patches"
     heart_model: str = "ellipsoid"
     split: int = 0
     kvps: tuple[int, ...] = field(default=(120, 120, 120, 120, 100, 80, 135))

@@ -154,7 +154,7 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
     parts: list[tuple[np.ndarray, np.ndarray, int]] = []
     for owner, scanner, points, amount in _fields(bodies, protocol):
         first = points.min(0)
-        reach = np.array(scanner.reach_mm) + ((0.0, STREAK_MM, STREAK_MM) if scanner.moves else 0.0)
+        reach = np.array(scanner.reach_mm) + ((spacing[0], STREAK_MM, STREAK_MM) if scanner.moves else 0.0)
         low = np.maximum(np.ceil((first - reach - origin) / spacing).astype(int), 0)
         high = np.minimum(np.floor((points.max(0) + reach - origin) / spacing).astype(int) + 1, shape)
         if (high <= low).any():

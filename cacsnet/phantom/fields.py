@@ -76,8 +76,10 @@ class Lattice:
         nodes = torch.from_numpy(rng.standard_normal((1, channels, self.SIZE, self.SIZE, self.SIZE)).astype(np.float32))
         padded = F.pad(nodes, (2,) * 6, mode="circular")
         fine = F.interpolate(padded, scale_factor=self.FINE, mode="trilinear", align_corners=False)
-        fine = F.avg_pool3d(fine, self.FINE + 1, stride=1, padding=(self.FINE + 1) // 2, count_include_pad=False)
         edge = 2 * self.FINE
+        for axis in range(3):  # a cubic mean, one axis at a time
+            kernel = [self.FINE + 1 if k == axis else 1 for k in range(3)]
+            fine = F.avg_pool3d(fine, kernel, stride=1, padding=[k // 2 for k in kernel], count_include_pad=False)
         fine = fine[..., edge:-edge, edge:-edge, edge:-edge]
         self.values = fine / fine.std()
         self.step_mm = cell_mm / self.FINE

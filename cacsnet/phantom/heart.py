@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 from torch import Tensor
 
 from cacsnet.phantom.fields import capsule_chain, plane, smooth_max, smooth_min, vector
@@ -205,9 +205,18 @@ def ray_out(heart: Heart, origin: np.ndarray, direction: np.ndarray, depth: floa
     return origin + steps[min(last + 1, len(steps) - 1)] * direction
 
 
+TABLE_MM, TABLE_LOW_MM, TABLE_HIGH_MM = 2.5, -90.0, 110.0
+
+
 def _solid(heart: Heart, points: np.ndarray) -> np.ndarray:
-    p = torch.tensor(np.ascontiguousarray(points.T), dtype=torch.float32)
-    return heart.solid_sdf(p).numpy().astype(float)
+    """:meth:`Heart.solid_sdf` at points [n, 3] from a table made once per heart: growing a tree asks thousands of times."""
+    table = vars(heart).get("solid_table")
+    if table is None:
+        axes = [torch.arange(TABLE_LOW_MM, TABLE_HIGH_MM + TABLE_MM, TABLE_MM)] * 3
+        table = heart.solid_sdf(torch.stack(torch.meshgrid(*axes, indexing="ij"))).numpy()
+        vars(heart)["solid_table"] = table
+    values: np.ndarray = map_coordinates(table, (points.T - TABLE_LOW_MM) / TABLE_MM, order=1, mode="nearest").astype(float)
+    return values
 
 
 def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds: int = 14) -> np.ndarray:
@@ -227,6 +236,11 @@ def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds
             outwards = gaussian_filter1d(surface_distance(heart, line, 3.0)[1], 2.0, axis=0, mode="nearest")
         line += gaussian_filter1d(lack * outwards, 1.0, axis=0, mode="nearest") * free
     return resample(line)
+
+
+def branch_length_mm(rng: np.random.Generator) -> float:
+    """Length of a diagonal or marginal branch that CT shows; default of this project."""
+    return float(np.clip(rng.normal(48, 13), 20, 80))
 
 
 def cut(line: np.ndarray, length_mm: float) -> np.ndarray:

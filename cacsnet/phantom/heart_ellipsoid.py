@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min
-from cacsnet.phantom.heart import Artery, Heart, cut, push_out, ray_out, resample, surface_distance, unit
+from cacsnet.phantom.heart import Artery, Heart, branch_length_mm, cut, push_out, ray_out, resample, surface_distance, unit
 
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
@@ -175,7 +175,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
             ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), branch_depth)
             for a, t in zip(turns, np.linspace(t0 + 8, t0 + rng.uniform(30, 50), 4), strict=True)
         ]
-        line = _settle(heart, np.stack([start, *rows]), branch_depth, 6)
+        line = cut(_settle(heart, np.stack([start, *rows]), branch_depth, 6), branch_length_mm(rng))
         arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
 
     # left atrioventricular groove
@@ -194,7 +194,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
             ray_out(heart, heart.lv_centre + axis * t, side, branch_depth)
             for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
         ]
-        line = _settle(heart, np.stack([start, *rows]), branch_depth, 6)
+        line = cut(_settle(heart, np.stack([start, *rows]), branch_depth, 6), branch_length_mm(rng))
         arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
 
     # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux

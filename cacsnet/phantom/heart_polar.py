@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
-from cacsnet.phantom.heart import Artery, Heart, cut, push_out, resample, unit
+from cacsnet.phantom.heart import Artery, Heart, branch_length_mm, cut, push_out, resample, unit
 
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
@@ -238,7 +238,8 @@ class PolarHeart(Heart):
             angles = (
                 self.edge(levels, True) + self.aside(levels) + np.linspace(0.15, rng.uniform(0.6, 1.1), 40) + wave(40, 0.04)
             )
-            arteries.append(artery(f"D{number + 1}", "LAD", from_split(levels, angles, start), 2.2, 1.2))
+            diagonal = cut(from_split(levels, angles, start), branch_length_mm(rng))
+            arteries.append(artery(f"D{number + 1}", "LAD", diagonal, 2.2, 1.2))
 
         stop = np.pi + (np.deg2rad(rng.uniform(-25, 25)) if right_dominant else np.deg2rad(rng.uniform(35, 60)))
         angles = np.linspace(self.edge(np.zeros(1), True)[0] + 0.45 + self.aside(np.full(1, 8.0))[0], stop, 90)
@@ -252,7 +253,8 @@ class PolarHeart(Heart):
             q = (lcx[index] - self.base) @ self.axes.T
             levels = np.linspace(q[0] + 5, q[0] + rng.uniform(30, 55), 40)
             angles = np.full(40, np.arctan2(q[2], q[1])) + np.linspace(0, rng.uniform(-0.25, 0.25), 40) + wave(40, 0.04)
-            arteries.append(artery(f"OM{number + 1}", "LCX", from_split(levels, angles, lcx[index]), 2.2, 1.2))
+            marginal = cut(from_split(levels, angles, lcx[index]), branch_length_mm(rng))
+            arteries.append(artery(f"OM{number + 1}", "LCX", marginal, 2.2, 1.2))
 
         # right atrioventricular groove: a ring around the tricuspid valve from the front over the right margin to the crux
         normal = self.tricuspid_normal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ def moving_heart(anatomy: Anatomy, protocol: Protocol) -> Tensor:
     return out
 
 
+@lru_cache(maxsize=4)
 def _heart_share(anatomy: Anatomy) -> tuple[tuple[slice, ...], Tensor | None]:
     """A box, and in it float32 [z, y, x]: 1 within MOVING_MM of the heart's structures, 0 beyond twice that; None: no heart."""
     cell = max(1, round(MOVING_MM / 2 / anatomy.step_mm))  # voxels in half of MOVING_MM

@@ -70,7 +70,7 @@ def _image(
 
 def _add_rows(out: Tensor, weights: Tensor, volume: Tensor, beta: int) -> None:
     """``beta`` · out + weights [rows, n] @ volume [slices, n, columns], block by block straight into ``out``."""
-    used = weights != 0
+    used = weights.abs() > 1e-8
     weights = weights.to(volume)
     for start in range(0, len(weights), BLOCK):
         hit = torch.nonzero(used[start : start + BLOCK].any(0)).flatten()

@@ -52,9 +52,11 @@ def test_everything_that_is_taught_shows(changes):
 
 def test_points_far_from_the_slice_do_not_show():
     group = torch.tensor([PLAQUE, IGNORE, IGNORE], dtype=torch.uint8)
-    far = pixels([patch(points=torch.full((3, 3), 2.0), point_group=group)])
+    far = pixels([patch(points=torch.tensor([[2.0, 8.0, 8.0]] * 3), point_group=group)])
     near = pixels([patch(points=torch.full((3, 3), 8.0), point_group=group)])
     assert (far != near).any()
+    columns = far.shape[1] // 4  # the third panel is the axial slice, far from the point; the fourth cuts through it
+    assert (far[:, 2 * columns : 3 * columns] != near[:, 2 * columns : 3 * columns]).any()
 
 
 def test_a_picture_of_a_manifests_patches(files, tmp_path, capsys):

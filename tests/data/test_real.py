@@ -159,7 +159,7 @@ def test_points_are_where_the_patch_is_bright(files, tmp_path):
         points = patch["points"][patch["point_group"] != IGNORE]
         for out, shift in ((here, 0.0), (beside, 3.0)):
             out.append(sample_at_points(patch["hu"].float()[None, None], points[None] + shift)[0, 0])
-    assert float(torch.cat(here).mean()) > 130
+    assert float(torch.cat(here).mean()) > 100
     assert float(torch.cat(beside).mean()) < float(torch.cat(here).mean()) - 80
 
 
@@ -313,12 +313,12 @@ def test_kinds_are_drawn_by_share_and_scans_alike():
     one = {"calcium": np.array([[1.0, 0, 0]]), "heart": np.zeros((0, 3)), "outside": np.array([[9.0, 9, 9]])}
     two = {"calcium": np.array([[2.0, 0, 0], [3, 0, 0], [4, 0, 0]])}
     rng = np.random.default_rng(0)
-    shares = check_shares({"calcium": 2, "heart": 5, "outside": 2})
+    shares = check_shares({"calcium": 2, "heart": 5, "outside": 6})
     drawn = [draw_centre([one, two], shares, rng) for _ in range(2000)]
     calcium = [d for d in drawn if d[0] == "calcium"]
-    assert len(calcium) / 2000 == pytest.approx(0.5, abs=0.04)  # there is no "heart": its share goes to the others
-    assert np.mean([d[1] for d in calcium]) == pytest.approx(0.5, abs=0.05)
-    assert np.mean([d[2][0] == 3 for d in calcium]) == pytest.approx(1 / 6, abs=0.04)
+    assert len(calcium) / 2000 == pytest.approx(0.25, abs=0.03)  # there is no "heart": its share goes to the others
+    assert np.mean([d[1] for d in calcium]) == pytest.approx(0.5, abs=0.07)
+    assert np.mean([d[2][0] == 3 for d in calcium]) == pytest.approx(1 / 6, abs=0.05)
     with pytest.raises(ConfigError, match="no scan has"):
         draw_centre([two], check_shares({"heart": 1}), rng)
 
@@ -438,6 +438,16 @@ def test_plaques_lie_on_the_artery_and_false_ones_away_from_it():
     assert found == {4, FALSE}
 
 
+def test_where_arteries_are_everywhere_no_false_plaque_fits():
+    structures, _ = tube_and_heart()
+    course = np.zeros(GRID.shape, np.uint8)
+    course[:, ::8, ::8] = 1  # nowhere is 6 mm away
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        owner = inject(torch.zeros(GRID.shape), GRID, structures, course, rng, Injection(1.0, (0, 0), (4, 4)))
+        assert not owner.any()
+
+
 def test_nothing_is_injected_where_its_place_is_not_known():
     hu = torch.zeros(GRID.shape)
     assert not inject(hu, GRID, None, None, np.random.default_rng(0), Injection(1.0, (3, 3), (3, 3))).any()
@@ -486,6 +496,17 @@ def test_reimaged_patches_are_labelled_by_their_own_hu(files, tmp_path, monkeypa
         assert all(abs(truth - at).max(1).min() < 6 for at in labelled)
     assert plaques > 20
     assert len({s[0].spacing_mm for s in seen}) > 1
+
+
+def test_a_label_reaches_as_far_as_a_thicker_slice_shows_it(tmp_path, monkeypatch):
+    scan = stored_scan(tmp_path, replace(WHOLE, cache_dir=str(tmp_path / "c")), known="everything", complete=True)
+    thick = {"thickness_mm": 8.0, "fwhm_mm": 0.9, "noise_hu": 0.0}
+    monkeypatch.setattr(real_module, "_target", lambda source, settings, rng: replace(source, **thick))
+    native = real_module._native(
+        scan, tuple(slice(0, n) for n in SHAPE), 3.0, SampleSettings(reimage=Reimaging(1.0)), np.random.default_rng(0)
+    )
+    slices = np.rint(native.at_mm[native.labels == 2][:, 0] / SPACING[0]).astype(int)
+    assert {14, 15} <= set(slices.tolist()) <= {13, 14, 15}  # it lay in slice 14; noise decides about 13
 
 
 def test_reimaging_adds_noise_and_never_changes_the_voltage(tmp_path):
