@@ -1,4 +1,4 @@
-"""LightningDataModule: phantom patches for training, whole phantom scans for validation."""
+"""The phantom patches of one training stage. Their order is that of cacsnet.training.stream."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader
-
 from cacsnet.data.patches import PhantomPatches, cache_name, settings_from
 
 
-class PhantomData(pl.LightningDataModule):
+class PhantomData:
     """Patches of one stage.
 
     Args:
@@ -33,26 +29,7 @@ class PhantomData(pl.LightningDataModule):
         cache_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         self.settings = settings_from(patches)
         self.length, self.batch_size, self.workers, self.seed = length, batch_size, workers, seed
         folder = None if cache_dir is None else Path(cache_dir) / cache_name(self.settings)
         self.patches = PhantomPatches(self.settings, length, folder, seed=seed)
-
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        self.patches.epoch = epoch
-        return DataLoader(
-            self.patches,
-            batch_size=self.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=self.workers,
-            worker_init_fn=_one_thread,
-            generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch),
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

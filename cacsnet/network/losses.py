@@ -100,14 +100,33 @@ def sample_at_points(volume: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=True)[..., 0, 0]
 
 
+def log_probability_at_points(logits: Tensor, points: Tensor, label: Tensor) -> Tensor:
+    """Log of the trilinear softmax probability [B, n] of class ``label`` [B, n] at points [B, n, 3] = (z, y, x) voxels.
+
+    Summed over the eight corners in logarithms, so that a candidate of which the network is very sure, and wrong, still has
+    a gradient.
+    """
+    depth, height, width = logits.shape[2:]
+    last = torch.tensor([depth, height, width], dtype=points.dtype, device=points.device) - 1
+    points = torch.minimum(points.clamp_min(0), last)
+    base = torch.minimum(points.floor(), (last - 1).clamp_min(0))
+    part = points - base
+    corner = torch.tensor([[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], device=points.device)
+    weight = torch.where(corner > 0, part[:, :, None], 1 - part[:, :, None]).prod(-1)  # [B, n, 8]
+    z, y, x = torch.minimum(base.long()[:, :, None] + corner, last.long()).unbind(-1)
+    index = ((label.long()[:, :, None] * depth + z) * height + y) * width + x
+    log_probability = logits.float().log_softmax(1).flatten(1)
+    value = log_probability.gather(1, index.flatten(1)).view_as(weight)
+    return torch.logsumexp(value + weight.log(), -1)
+
+
 def decision_loss(logits: Tensor, points: Tensor, label: Tensor, group: Tensor, total: Total = over_processes) -> Tensor:
     """Negative log of the trilinear probability at candidate points; the mean of the groups' means.
 
     logits [B, 5, Z, Y, X]; points float [B, n, 3]; label, group uint8 [B, n], group IGNORE = no point.
     """
-    probability = sample_at_points(logits.float().softmax(1), points).clamp_min(1e-6)
-    safe = torch.where(group == IGNORE, torch.zeros_like(label), label).long()
-    nll = -probability.log().gather(1, safe[:, None])[:, 0]
+    safe = torch.where(group == IGNORE, torch.zeros_like(label), label)
+    nll = -log_probability_at_points(logits, points, safe)
     member = torch.stack([group == g for g in range(POINT_GROUPS)]).float()
     sums, counts = total(torch.cat([(member * nll).sum((1, 2)), member.sum((1, 2))])).split(POINT_GROUPS)
     return (sums / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)

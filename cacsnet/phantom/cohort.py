@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
-from cacsnet.phantom.anatomy import Patient
+from cacsnet.phantom.anatomy import Patient, Tissue
 from cacsnet.phantom.calcium import draw_plaques
 from cacsnet.phantom.deposits import DISTRACTORS, OWNER_NAMES, Deposit, place
 from cacsnet.phantom.devices import draw_devices
@@ -24,6 +24,7 @@ from cacsnet.phantom.preview import meet_targets
 from cacsnet.phantom.render import Anatomy, heart_box, render
 from cacsnet.phantom.scan import PhantomScan, make_scan
 from cacsnet.scan import Acquisition, Geometry, Scan
+from cacsnet.scanner.materials import IODINE_HU_PER_MG_CC
 from cacsnet.scanner.profiles import ScannerProfile, Slices, draw_protocol, load_profile
 from cacsnet.scanner.protocol import Protocol
 from cacsnet.scoring import CalciumScore, score
@@ -109,14 +110,20 @@ def vessel_labels(truth: PhantomScan) -> np.ndarray:
 
 
 def body_mm(patient: Patient) -> tuple[float, float]:
-    """Width and depth of the body at the height of the heart (mm), read off its skin."""
+    """Width and depth of the trunk at the height of the heart (mm), read off its skin; hanging arms don't count."""
     sdf = part_sdf(patient, "skin")
     assert sdf is not None
-    reach = np.arange(-400.0, 400.0, 2.0)
+    reach = np.arange(-400.0, 401.0, 2.0)
     zero = np.zeros_like(reach)
-    depth = reach[sdf(np.stack([zero, reach, zero], 1)) < 0]
-    middle = np.full_like(reach, depth.mean())
-    width = reach[sdf(np.stack([zero, middle, reach], 1)) < 0]
+
+    def around(middle: int, inside: np.ndarray) -> np.ndarray:
+        """Of the places inside those that belong together with the one in the middle."""
+        outside = np.flatnonzero(~inside)
+        after = int(np.searchsorted(outside, middle))
+        return reach[outside[after - 1] + 1 : outside[after]]
+
+    depth = around(200, sdf(np.stack([zero, reach, zero], 1)) < 0)
+    width = around(200, sdf(np.stack([zero, np.full_like(reach, depth.mean()), reach], 1)) < 0)
     return float(np.ptp(width)) * patient.heart_scale, float(np.ptp(depth)) * patient.heart_scale
 
 
@@ -163,6 +170,8 @@ def make_subject(
     """The patient of a recipe with arteries, calcium and devices, and the protocols of the visits."""
     rng = np.random.default_rng([recipe.seed, 7])
     patient = Patient(recipe.seed, enhanced=recipe.enhanced, heart_model=recipe.heart_model)
+    if recipe.enhanced:
+        patient.tissue = contrast_at(patient.tissue, recipe.kvp)
     arteries = patient.heart.grow_tree(rng)
     protocols = [draw_scan(recipe, visit, patient) for visit in visits]
     deposits: list[Deposit] = []
@@ -176,6 +185,13 @@ def make_subject(
         deposits += draw_distractors(patient, rng, recipe.distractors, population)
     deposits += draw_devices(patient, arteries, rng, recipe.devices)
     return patient, arteries, deposits, protocols
+
+
+def contrast_at(tissue: Tissue, kvp: int) -> Tissue:
+    """Enhanced tissue, given at 120 kVp, at another voltage: what iodine adds to the blood's HU grows as the voltage falls."""
+    factor, blood = IODINE_HU_PER_MG_CC[kvp] / IODINE_HU_PER_MG_CC[120], tissue.blood
+    chambers = {name: blood + factor * (hu - blood) for name, hu in tissue.chamber_hu.items()}
+    return replace(tissue, myocardium=blood + factor * (tissue.myocardium - blood), chamber_hu=chambers)
 
 
 GATED = ("canon", "ge_revolution", "philips", "siemens_force")

@@ -175,7 +175,7 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
 
 
 def _gathered(place: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice [z, y, x], shared linearly between the eight nearest cells."""
+    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice [z, y, x], each shared linearly between eight cells."""
     cell = place.astype(int)
     part = place - cell
     size = cell.max(0) + 2

@@ -22,8 +22,11 @@ from cacsnet.phantom.heart import Artery, Heart, branch_length_mm, cut, push_out
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
 
-LAD_MM, LCX_MM = (110.0, 9.0), (63.0, 13.0)
-"""Mean and SD of the longest course (heart frame mm) of the LAD, and of the LCX where the right artery is dominant."""
+COVER_MM = 7.0
+"""A surface this far outside the left ventricle's radius is another chamber's or vessel's that covers it."""
+
+LM_MM, LAD_MM, LCX_MM = (9.5, 2.3), (110.0, 9.0), (63.0, 13.0)
+"""Mean and SD of the length of the left main; mean and SD of the longest course (heart frame mm) of the LAD, and of the LCX where the right artery is dominant."""
 
 
 @dataclass
@@ -155,29 +158,48 @@ class PolarHeart(Heart):
 
     def aside(self, height: np.ndarray) -> np.ndarray:
         """How far (radians) the anterior descending artery keeps to the left of the groove's edge at heights [n]: where the
-        outflow tract or the pulmonary trunk overhangs, it runs beside them and not in the cleft below."""
-        levels, shifts = np.linspace(0.0, self.length, 12), np.arange(0.0, 0.8, 0.125)
-        steps = np.arange(0.55 * self.radius, 80.0, 1.5)
-        h, turn, reach = (a.ravel() for a in np.meshgrid(levels, shifts, steps, indexing="ij"))
-        places = self.at(h, reach, self.edge(h, True) + turn)
-        solid = self.solid_sdf(torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)).numpy()
-        free = (solid > DEPTH_MM).reshape(len(levels), len(shifts), len(steps))
-        open_ = free.any(2) & (free.argmax(2) == len(steps) - (~free)[..., ::-1].argmax(2))  # solid within, free beyond
-        first = shifts[np.where(open_.any(1), open_.argmax(1), 0)]
-        widest = maximum_filter1d(first, 3, mode="nearest")
-        return np.interp(height, levels, gaussian_filter1d(widest, 0.7, mode="nearest"))
+        outflow tract or the pulmonary trunk covers the edge, it runs on the left ventricle beside them."""
+        levels, shifts = np.linspace(0.0, self.length, 31), np.arange(0.0, 0.95, 0.06)
+        h, turn = (a.ravel() for a in np.meshgrid(levels, shifts, indexing="ij"))
+        top = self._first_free(h, self.edge(h, True) + turn, DEPTH_MM).reshape(len(levels), len(shifts))
+        low = top < self.radius + COVER_MM
+        low &= np.concatenate([low[:, 1:], low[:, -1:]], 1)
+        first = shifts[np.where(low.any(1), low.argmax(1), top.argmin(1))]
+        needed = maximum_filter1d(np.maximum.accumulate(first[::-1])[::-1], 5, mode="nearest")
+        return np.interp(height, levels, gaussian_filter1d(needed, 2.0, mode="nearest"))
 
-    def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM, smooth: float = 3.0) -> np.ndarray:
-        """Curve [n, 3] at heights and angles, its distance from the axis that of the first free place, smoothed."""
-        steps = np.arange(0.55 * self.radius, 85.0, 0.6)
+    def _first_free(self, height: np.ndarray, angle: np.ndarray, depth: float) -> np.ndarray:
+        """Distance [n] from the axis at which a place first lies ``depth`` mm above the surface."""
+        steps = np.arange(0.1 * self.radius, 85.0, 0.6)
         n, m = len(height), len(steps)
         places = self.at(np.repeat(height, m), np.tile(steps, n), np.repeat(angle, m))
         solid = self.solid_sdf(torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)).numpy().reshape(n, m)
-        free = solid > depth
-        first = np.where(free.any(1), free.argmax(1), m - 1)
-        distance = np.minimum(steps[first], self.radius + 18.0)  # not over the pulmonary trunk
-        smoothed = gaussian_filter1d(distance, smooth, mode="nearest")
-        return self.at(height, np.maximum(smoothed, distance - 1.5), angle)
+        start = self.radius * np.interp(height / self.length, [0.5, 0.8], [0.55, 0.1])  # above the recesses' floor
+        free = (solid > depth) & (steps >= start[:, None])
+        return steps[np.where(free.any(1), free.argmax(1), m - 1)]
+
+    def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM) -> np.ndarray:
+        """Distance [n] from the axis of a curve at heights and angles that lies on the surface, or bridges its dents."""
+        distance = np.minimum(self._first_free(height, angle, depth), self.radius + 18.0)  # not over the pulmonary trunk
+        return gaussian_filter1d(maximum_filter1d(distance, 3, mode="nearest"), 4.0, mode="nearest")
+
+    def course(self, start: np.ndarray, height: np.ndarray, angle: np.ndarray, over_mm: float = 15.0) -> np.ndarray:
+        """Curve [n, 3] on the surface that leaves another artery at ``start`` [3]: height, angle and distance go over into
+        their own course within ``over_mm``."""
+        h0, d0, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
+        a0 += 2 * np.pi * np.round((angle[0] - a0) / (2 * np.pi))
+        rough = self.at(height, np.full(len(height), self.radius), angle)
+        arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(rough, axis=0), axis=1))])
+        share = np.clip(arc / over_mm, 0, 1)
+        fade = 1 - share**2 * (3 - 2 * share)
+        height, angle = height + (h0 - height[0]) * fade, angle + (a0 - angle[0]) * fade
+        distance = self.on_surface(height, angle)
+        line = resample(self.at(height, distance + (d0 - distance[0]) * fade, angle))
+        for _ in range(2):  # round off what the surface's dents leave
+            line[1:] = gaussian_filter1d(line, 2.5, axis=0, mode="nearest")[1:]
+            line[0] = start
+            line = push_out(self, resample(line), DEPTH_MM, keep=1)
+        return line
 
     def _reach(self, centre: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """How far the solid first reaches along rays [n, 3] from a centre [3], mm [n], plus the arteries' height."""
@@ -198,62 +220,47 @@ class PolarHeart(Heart):
 
         def wave(n: int, amplitude: float) -> np.ndarray:
             """Tortuosity: a smooth random curve that starts at 0."""
-            noise = gaussian_filter1d(rng.normal(size=n + 40), 6.0)[20 : 20 + n]
-            return amplitude * noise / max(noise.std(), 1e-6) * np.minimum(1, np.arange(n) / 12)
+            noise = gaussian_filter1d(rng.normal(size=n + 60), 9.0)[30 : 30 + n]
+            return amplitude * noise / max(noise.std(), 1e-6) * np.minimum(1, np.arange(n) / 20)
 
         left_ostium, right_ostium = self.ostia
         right_out = self.right_out
 
-        # left main: from the ostium to the top of the anterior groove
-        height = rng.uniform(-9.0, -4.0)
-        split = self.on_surface(np.full(3, height), np.full(3, self.edge(np.zeros(1), True)[0] + rng.uniform(0.15, 0.35)))[1]
-        way = split - left_ostium
-        length = np.linalg.norm(way)
-        split = left_ostium + way / length * np.clip(length, 5.0, 8.0)
-        lm = push_out(self, resample(np.stack([left_ostium, split])), 2.0, keep=1)
+        # left main: to the left in the recess behind the pulmonary trunk
+        length = float(np.clip(rng.normal(*LM_MM), 5.0, 14.0))
+        lm = left_ostium + np.linspace(0, length, 15)[:, None] * self.left_out
+        lm = push_out(self, resample(lm), 2.0, keep=1)
         split = lm[-1]
         arteries = [artery("LM", "LM", lm, 4.5, 4.3)]
 
-        def from_split(height: np.ndarray, angle: np.ndarray, start: np.ndarray) -> np.ndarray:
-            """A surface curve that leaves another artery at ``start`` and takes 12 mm to reach its own way."""
-            curve = self.on_surface(height, angle)
-            blend = np.clip(np.linalg.norm(curve - start, axis=1) / 12.0, 0, 1)[:, None]
-            reach = int(np.argmax(blend >= 1)) if (blend >= 1).any() else len(curve) - 1
-            if reach == 0:  # it starts further away
-                return push_out(self, resample(np.concatenate([start[None], curve])), DEPTH_MM, keep=1)
-            mix = np.linspace(0, 1, reach + 1)[:, None]
-            joined = np.concatenate([(1 - mix) * start + mix * curve[: reach + 1], curve[reach + 1 :]])
-            return push_out(self, resample(joined), DEPTH_MM, keep=1)
-
-        end = rng.uniform(0.86, 1.0) * self.length
-        heights = np.linspace(18.0, end, 90)
+        # anterior interventricular groove
+        top, _, beside = (float(v) for v in self.polar(torch.tensor(split, dtype=torch.float32)))
+        end = rng.uniform(0.92, 1.0) * self.length
+        heights = np.linspace(top, end, 90)
         lad = cut(
-            from_split(heights, self.edge(heights, True) + self.aside(heights) + wave(90, 0.05), split), rng.normal(*LAD_MM)
+            self.course(split, heights, self.edge(heights, True) + self.aside(heights) + wave(90, 0.05)), rng.normal(*LAD_MM)
         )
         arteries.append(artery("LAD", "LAD", lad, 3.7, 1.7))
         for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
             start = lad[int(share * len(lad))]
-            t0 = float((start - self.base) @ self.axes[0])
-            levels = np.linspace(max(t0 + 4, 20.0), min(max(t0, 16.0) + rng.uniform(30, 50), 0.85 * self.length), 40)
-            angles = (
-                self.edge(levels, True) + self.aside(levels) + np.linspace(0.15, rng.uniform(0.6, 1.1), 40) + wave(40, 0.04)
-            )
-            diagonal = cut(from_split(levels, angles, start), branch_length_mm(rng))
+            h0, _, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
+            levels = np.linspace(h0, min(h0 + rng.uniform(35, 55), 0.9 * self.length), 40)
+            angles = a0 + rng.uniform(0.3, 0.8) * np.linspace(0, 1, 40) ** 1.2 + wave(40, 0.04)
+            diagonal = cut(self.course(start, levels, angles), branch_length_mm(rng))
             arteries.append(artery(f"D{number + 1}", "LAD", diagonal, 2.2, 1.2))
 
+        # left atrioventricular groove
         stop = np.pi + (np.deg2rad(rng.uniform(-25, 25)) if right_dominant else np.deg2rad(rng.uniform(35, 60)))
-        angles = np.linspace(self.edge(np.zeros(1), True)[0] + 0.45 + self.aside(np.full(1, 8.0))[0], stop, 90)
-        ring = rng.uniform(2.0, 7.0) + wave(90, 1.5)
-        lcx = from_split(ring, angles, split)
+        lcx = self.course(split, rng.uniform(2.0, 7.0) + wave(90, 1.5), np.linspace(beside, stop, 90), over_mm=25.0)
         if right_dominant:
             lcx = cut(lcx, float(np.clip(rng.normal(*LCX_MM), 35, 95)))
         arteries.append(artery("LCX", "LCX", lcx, 3.4, 1.8))
         for number, share in enumerate(sorted(rng.uniform(0.3, 0.9, rng.integers(1, 4)))):
-            index = int(share * (len(lcx) - 1))
-            q = (lcx[index] - self.base) @ self.axes.T
-            levels = np.linspace(q[0] + 5, q[0] + rng.uniform(30, 55), 40)
-            angles = np.full(40, np.arctan2(q[2], q[1])) + np.linspace(0, rng.uniform(-0.25, 0.25), 40) + wave(40, 0.04)
-            marginal = cut(from_split(levels, angles, lcx[index]), branch_length_mm(rng))
+            start = lcx[int(share * (len(lcx) - 1))]
+            h0, _, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
+            levels = np.linspace(h0, h0 + rng.uniform(30, 55), 40)
+            angles = a0 + np.linspace(0, rng.uniform(-0.25, 0.25), 40) + wave(40, 0.04)
+            marginal = cut(self.course(start, levels, angles), branch_length_mm(rng))
             arteries.append(artery(f"OM{number + 1}", "LCX", marginal, 2.2, 1.2))
 
         # right atrioventricular groove: a ring around the tricuspid valve from the front over the right margin to the crux
@@ -265,23 +272,31 @@ class PolarHeart(Heart):
         rays = np.cos(turn)[:, None] * front + np.sin(turn)[:, None] * down
         distance = gaussian_filter1d(self._reach(self.tricuspid, rays), 3.0, mode="nearest") + 0.3 * DEPTH_MM + wave(100, 0.8)
         ring_line = self.tricuspid + rays * distance[:, None] + normal * wave(100, 1.0)[:, None]
-        crux = self.on_surface(np.full(3, 3.0), np.full(3, self.edge(np.zeros(1), False)[0] - 0.1))[1]
-        rough = np.concatenate([[right_ostium, right_ostium + 6 * right_out], ring_line[4:], [crux]])
+        low = np.full(3, self.edge(np.zeros(1), False)[0] - 0.1)
+        crux = self.at(np.full(3, 3.0), self.on_surface(np.full(3, 3.0), low), low)[1]
+        leaves = right_ostium + 6 * right_out
+        ahead = ((ring_line - leaves) * np.gradient(ring_line, axis=0)).sum(1) > 0
+        onto = int(np.argmax(ahead & (np.linalg.norm(ring_line - leaves, axis=1) > 12) & (np.arange(100) >= 4)))
+        rough = np.concatenate([[right_ostium, leaves], ring_line[onto:], [crux]])
         smooth = resample(rough)
-        smooth[4:-1] = gaussian_filter1d(smooth, 3.0, axis=0, mode="nearest")[4:-1]
+        smooth[3:-1] = gaussian_filter1d(smooth, 4.0, axis=0, mode="nearest")[3:-1]
         rca = push_out(self, resample(smooth), DEPTH_MM, keep=6)
+        rca[3:-1] = gaussian_filter1d(rca, 2.5, axis=0, mode="nearest")[3:-1]
+        rca = push_out(self, resample(rca), DEPTH_MM, keep=6)
         if not right_dominant:  # it ends at the right margin
             rca = cut(rca, rng.uniform(0.55, 0.75) * len(rca))
         sizes = (3.9, 2.6) if right_dominant else (2.8, 1.4)
         arteries.append(artery("RCA", "RCA", rca, *sizes))
-        levels = np.linspace(4.0, rng.uniform(0.45, 0.8) * self.length, 60)
-        pda = from_split(levels, self.edge(levels, False) + wave(60, 0.04), crux)
+        levels = np.linspace(3.0, rng.uniform(0.45, 0.8) * self.length, 60)
+        pda = self.course(crux, levels, self.edge(levels, False) + wave(60, 0.03))
         arteries.append(artery("PDA", "RCA" if right_dominant else "LCX", pda, 2.3, 1.2))
 
         levels = np.linspace(6.0, 0.8 * end, 80)
-        great = self.on_surface(levels, self.edge(levels, True) + 0.16 + wave(80, 0.03))
+        angles = self.edge(levels, True) + self.aside(levels) + 0.16 + wave(80, 0.03)
+        great = self.at(levels, self.on_surface(levels, angles), angles)
         around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, np.pi + 0.9, 90)
-        sinus = self.on_surface(np.full(90, -1.0) + wave(90, 1.0), around, depth=3.2)
+        ring = -1.0 + wave(90, 1.0)
+        sinus = self.at(ring, self.on_surface(ring, around, depth=3.2), around)
         arteries.append(Artery("vein_anterior", 0, resample(great), np.full(len(resample(great)), rng.uniform(1.2, 2.0))))
         line = resample(sinus)
         arteries.append(Artery("vein_ring", 0, line, np.linspace(1.4, rng.uniform(3.0, 5.0), len(line))))

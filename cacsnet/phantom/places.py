@@ -98,16 +98,23 @@ CHEST = np.array([[-85.0, -140.0, -105.0], [110.0, 110.0, 105.0]])
 """Box (heart frame mm) in which places of the chest are looked for."""
 
 
+def sac_sdf(patient: Patient) -> Sdf:
+    """Signed distance to the pericardial sac as painted: flat where it meets the chest wall."""
+    sdf = part_sdf(patient, "sac")
+    assert sdf is not None
+    return sdf
+
+
 def sac_reach(patient: Patient) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distance (mm) of the pericardium from the heart's centre by direction: heights and turns of a lattice, reach [16, 33]."""
+    """Distance (mm) of the pericardium from the heart's centre by direction: heights and turns of a lattice, reach [31, 65]."""
 
     def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        height, turn = np.linspace(-1, 1, 16), np.linspace(-np.pi, np.pi, 33)
+        height, turn = np.linspace(-1, 1, 31), np.linspace(-np.pi, np.pi, 65)
         h, t = np.meshgrid(height, turn, indexing="ij")
         flat = np.sqrt(1 - h * h)
         rays = np.stack([h, flat * np.cos(t), flat * np.sin(t)], -1)
         steps = np.arange(15.0, 116.0, 10.0)
-        sdf = _torch_sdf(patient.heart.sac_sdf)
+        sdf = sac_sdf(patient)
         values = sdf((rays[..., None, :] * steps[:, None]).reshape(-1, 3)).reshape(*h.shape, len(steps))
         first = np.clip((values > 0).argmax(-1), 1, len(steps) - 1)  # the first step outside
         inside, outside = (np.take_along_axis(values, k[..., None], -1)[..., 0] for k in (first - 1, first))
@@ -234,7 +241,7 @@ def _pericardium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]
     across = np.cross(unit(middle), along)
     span = _span(rng.uniform(15, 45))[:, None]
     rows = int(rng.integers(1, 5))  # a sheet: rows side by side
-    sac = _torch_sdf(patient.heart.sac_sdf)
+    sac = sac_sdf(patient)
     lines = [on_sac(patient, middle + span[::5] * along + 3.5 * row * across) for row in range(rows)]
     return [resample(settle(sac, line)) for line in lines]
 

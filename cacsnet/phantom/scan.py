@@ -36,26 +36,29 @@ class PhantomScan:
 
 
 def make_scan(patient: Patient, anatomy: Anatomy, deposits: Sequence[Deposit], protocol: Protocol, seed: int) -> PhantomScan:
-    """Image a painted patient with calcium. ``anatomy`` should cover the protocol's grid; beyond it there is air."""
+    """Image a painted patient with calcium, on the device of ``anatomy.hu``.
+
+    ``anatomy`` should cover the protocol's grid; beyond it there is air.
+    """
     field = moving_heart(anatomy, protocol) if protocol.moves else anatomy.hu
     hu = image(field, anatomy.origin_mm, (anatomy.step_mm,) * 3, protocol.still(), background=-1000.0)
     calcium = image_calcium(patient, deposits, protocol)
     flat = hu.reshape(-1)
     if calcium.index.size:
-        flat[torch.from_numpy(calcium.index)] += torch.from_numpy(calcium.added_hu.sum(0))
-    metal = _metal(calcium, protocol.shape)
-    volume = finish(hu, protocol, torch.Generator().manual_seed(seed), metal).to(torch.int16).numpy()
+        flat[torch.from_numpy(calcium.index).to(hu.device)] += torch.from_numpy(calcium.added_hu.sum(0)).to(hu.device)
+    metal = _metal(calcium, protocol.shape, hu.device)
+    volume = finish(hu, protocol, torch.Generator().manual_seed(seed), metal).to(torch.int16).cpu().numpy()
     return PhantomScan(volume, reference_owner(calcium, protocol.shape), protocol)
 
 
-def _metal(calcium: CalciumImage, shape: Sequence[int]) -> Tensor | None:
+def _metal(calcium: CalciumImage, shape: Sequence[int], device: torch.device) -> Tensor | None:
     """HU that devices add, float32 [z, y, x]; None without devices."""
     devices = np.isin(calcium.owners, list(DEVICES.values()))
     if not devices.any():
         return None
     out = torch.zeros(tuple(shape))
     out.reshape(-1)[torch.from_numpy(calcium.index)] = torch.from_numpy(calcium.added_hu[devices].sum(0))
-    return out
+    return out.to(device)
 
 
 def moving_heart(anatomy: Anatomy, protocol: Protocol) -> Tensor:

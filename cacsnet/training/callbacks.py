@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar, WeightAveraging
 from torch import Tensor
 
-from cacsnet.training.metrics import agreement
 from cacsnet.training.validation import ScoreValidation
 
 Report = Callable[[int, float], None]
@@ -100,7 +99,6 @@ class Validate(ScoreValidation):
         if trainer.is_global_zero:
             with averaged_weights(trainer, pl_module):
                 values = super().run(trainer, pl_module)
-            values.setdefault("agreement", agreement({**values, "failed": values.get("failed", 0.0) / self.size}))
         values = trainer.strategy.broadcast(values)
         value = values["agreement"]
         for logger in trainer.loggers:

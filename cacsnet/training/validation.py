@@ -10,15 +10,16 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 
-from cacsnet.agreement.summary import summary_table
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, Stage
 from cacsnet.phantom.anatomy import HEART_MODELS
-from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row
+from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row, vessel_labels
 from cacsnet.phantom.population import load_population, spread_total
+from cacsnet.scoring import load_profile
+from cacsnet.training.metrics import agreement, lesion_counts, score_metrics
 from cacsnet.training.module import StageModule
 
 VALIDATION_SEED = 10_000_000
@@ -35,40 +36,32 @@ def validation_cohort(size: int, matrix: int, heart_model: str = "ellipsoid") ->
     return [make_case(validation_recipe(number, matrix, heart_model)) for number in range(size)]
 
 
+def reference_calcium(case: CohortCase) -> np.ndarray:
+    """uint8 [z, y, x]: the vessel of each voxel that the reference score counts, 0 elsewhere."""
+    threshold = load_profile("smartscore").threshold_hu(case.truth.protocol.kvp)
+    return np.where(case.truth.hu >= threshold, vessel_labels(case.truth), 0).astype(np.uint8)
+
+
 def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceSettings) -> pd.DataFrame:
-    """One row per case: ``case_id, status, agatston_total, agatston_LM ...``; a case that failed has no scores."""
+    """One row per case: ``case_id, status, agatston_total, agatston_LM ...`` and the counts of :func:`lesion_counts`; a case
+    that failed has no scores and no lesions kept."""
     rows = []
     for number, case in enumerate(cases):
         row: dict[str, Any] = {"case_id": str(number), "status": "ok"}
+        kept = np.zeros(case.scan.hu.shape, np.uint8)
         try:
             result = score_scan(case.scan, model, settings)
+            kept = result.vessel_map
             row["agatston_total"] = result.score.total.agatston
             row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
         except CacsError as error:
             row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
-        rows.append(row)
+        rows.append(row | lesion_counts(reference_calcium(case), kept))
     return pd.DataFrame(rows)
 
 
-def metrics(reference: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
-    """Flat metrics for the logger: ICC(A,1) in total and per vessel, quadratic kappa, reclassification, failures."""
-    out: dict[str, float] = {"failed": float(scores["agatston_total"].isna().sum())}
-    for row in summary_table(reference, scores):
-        out[f"icc_{row['vessel']}"] = float(row["icc_a1"])
-        if row["vessel"] == "total":
-            out["kappa"] = float(row["kappa_quadratic"])
-            out["reclassified"] = float(row["reclassification_rate"])
-    zero = scores["agatston_total"][(reference["agatston_total"] == 0).to_numpy()].dropna()
-    out["false_agatston_on_zero"] = float(zero.astype(float).mean()) if len(zero) else float("nan")
-    return out
-
-
 class ScoreValidation(pl.Callback):
-    """Every ``every_steps`` steps and at the end, score the validation scans with the current weights.
-
-    ``score`` (for choosing the best checkpoint) is the mean of the total ICC(A,1) and the kappa; a failed scan counts as
-    one that scored nothing for that mean, so a network that finds no heart can't look good.
-    """
+    """Scores the validation scans with the current weights; when, is :class:`cacsnet.training.callbacks.Validate`'s."""
 
     def __init__(
         self,
@@ -86,15 +79,6 @@ class ScoreValidation(pl.Callback):
         self.coarse: Stage | None = None
         self.history: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if self.size and self.every_steps and step % self.every_steps == 0:
-            self.run(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.size:
-            self.run(trainer, pl_module)
-
     def run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, StageModule)
         if self.cases is None:
@@ -106,13 +90,10 @@ class ScoreValidation(pl.Callback):
         with torch.inference_mode():
             scores = score_cohort(self.cases, model, self.settings)
         pl_module.network.train(was_training)
-        values = metrics(reference, scores)
-        filled = scores.fillna({c: 0.0 for c in scores.columns if c.startswith("agatston")})
-        strict = metrics(reference, filled)
-        values["score"] = float(np.nan_to_num(strict.get("icc_total", 0.0)) + np.nan_to_num(strict.get("kappa", 0.0))) / 2
+        values = score_metrics(reference, scores)
+        values["agreement"] = agreement(values)
         values["step"] = float(trainer.global_step)
         self.history.append(values)
         for logger in trainer.loggers:
             logger.log_metrics({f"scans/{k}": v for k, v in values.items()}, step=trainer.global_step)
-        trainer.callback_metrics["scans/score"] = torch.tensor(values["score"])
         return values

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from cacsnet.labels import IGNORE
-from cacsnet.network.losses import LossWeights, decision_loss, masked_ce_dice, sample_at_points, total_loss
+from cacsnet.network.losses import (
+    LossWeights,
+    decision_loss,
+    log_probability_at_points,
+    masked_ce_dice,
+    sample_at_points,
+    total_loss,
+)  # fmt: skip
 from cacsnet.network.unet import Prediction
 
 SIZE = (6, 7, 8)
@@ -260,3 +267,25 @@ def test_the_sums_of_two_processes_give_the_loss_of_their_common_batch():
     assert halves(decision_loss, values.coronary, *points).item() == pytest.approx(whole, rel=1e-5)
     alone = 0.5 * sum(decision_loss(values.coronary[h], *(p[h] for p in points)).item() for h in (slice(0, 1), slice(1, 2)))
     assert abs(alone - whole) > 1e-3  # the mean of both would be something else
+
+
+def test_log_probability_at_points_is_that_of_the_trilinear_probability():
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(2, 5, 6, 7, 8, generator=generator)
+    points = torch.rand(2, 40, 3, generator=generator) * torch.tensor([5.0, 6.0, 7.0])
+    points[0, 0], points[0, 1] = torch.tensor([5.0, 6.0, 7.0]), torch.zeros(3)  # the outermost voxels
+    label = torch.randint(0, 5, (2, 40), generator=generator)
+    direct = sample_at_points(logits.softmax(1), points).gather(1, label[:, None])[:, 0].log()
+    assert torch.allclose(log_probability_at_points(logits, points, label), direct, atol=1e-4)
+
+
+def test_a_sure_and_wrong_candidate_has_a_gradient():
+    logits = torch.zeros(1, 5, 4, 4, 4)
+    logits[:, 2] = 60.0  # LAD everywhere, beyond what float32 probabilities can say
+    logits.requires_grad_(True)
+    one = torch.zeros(1, 1, dtype=torch.uint8)
+    loss = decision_loss(logits, torch.full((1, 1, 3), 1.5), one, one + 1)
+    loss.backward()
+    assert loss.item() == pytest.approx(60.0, abs=0.1)
+    assert logits.grad[0, 2].sum() > 0.9
+    assert logits.grad[0, 0].sum() < -0.9

@@ -178,6 +178,16 @@ def test_the_hu_integral_around_a_plaque_is_its_mass(stranger, name):
         assert mass == pytest.approx(body.mass_mg, rel=0.03), size.shape
 
 
+@pytest.mark.parametrize("size", [SPECK, NODULE])
+def test_motion_along_z_reaches_the_next_slice(size):
+    """Moving an image by a part of a slice brings it into a slice that the body and its path don't reach."""
+    scan = protocol(motion_path_mm=tuple((z, 0.0, 0.0) for z in np.linspace(-0.4, 0.4, 5)))
+    for phase in np.arange(0.0, 3.0, 0.5):
+        body = laid(size, straight(start=(phase, -50.0, 0.0)))
+        calcium = image_bodies([Body(body, body.points, body.volumes)], scan)
+        assert imaged_mass_mg(calcium, scan) == pytest.approx(body.mass_mg, rel=0.01), phase
+
+
 def test_the_hu_integral_of_a_whole_scan_is_the_mass(painted):
     """Scans with and without the plaque and the same noise: their difference is the plaque."""
     body = laid(SHELL, straight(start=(0.0, -45.0, 0.0)))

@@ -1,5 +1,7 @@
 """Whole scans with a reference that can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +11,22 @@ from cacsnet.agreement.statistics import category_indices
 from cacsnet.io.read import read_scan
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.phantom import examples
-from cacsnet.phantom.anatomy import HEART_MODELS
-from cacsnet.phantom.cohort import Recipe, Visit, draw_scan, make_case, make_cases, make_subject, reference_row
+from cacsnet.phantom.anatomy import HEART_MODELS, Patient
+from cacsnet.phantom.cohort import (
+    Recipe,
+    Visit,
+    bmi_kg_m2,
+    body_mm,
+    draw_scan,
+    make_case,
+    make_cases,
+    make_subject,
+    reference_row,
+)
 from cacsnet.phantom.deposits import DISTRACTORS
 from cacsnet.phantom.examples import ensure_examples
 from cacsnet.phantom.scan import make_scan
+from cacsnet.scanner import IODINE_HU_PER_MG_CC
 from cacsnet.scanner.profiles import load_profile
 from cacsnet.scoring import score
 
@@ -99,6 +112,40 @@ def test_an_enhanced_case_has_bright_blood_and_no_truth():
     assert not case.truth.owner.any()
 
 
+def test_iodine_is_brighter_at_a_lower_voltage():
+    """Above the blood's own HU, in proportion to iodine's attenuation; the patient's other tissue stays."""
+    plain, *_ = make_subject(Recipe(30_000_106, enhanced=True))
+    for kvp in (80, 140):
+        patient, *_ = make_subject(Recipe(30_000_106, enhanced=True, kvp=kvp))
+        factor = IODINE_HU_PER_MG_CC[kvp] / IODINE_HU_PER_MG_CC[120]
+        given, found, blood = plain.tissue, patient.tissue, plain.tissue.blood
+        assert found.chamber_hu == pytest.approx({k: blood + factor * (hu - blood) for k, hu in given.chamber_hu.items()})
+        assert found.myocardium == pytest.approx(blood + factor * (given.myocardium - blood))
+        assert replace(found, myocardium=given.myocardium, chamber_hu=given.chamber_hu) == given
+        painted = {part.name: part.hu for part in patient.parts()}
+        assert painted["left_ventricle"] == found.chamber_hu["lv"]
+    assert plain.tissue == Patient(30_000_106, enhanced=True).tissue  # at 120 kVp, and no scan changed another's
+    without, *_ = make_subject(Recipe(30_000_106, agatston=0.0, distractors={}, kvp=80))
+    assert without.tissue == Patient(30_000_106).tissue
+
+
+def test_hanging_arms_are_no_part_of_the_trunk():
+    patient = Patient(30_000_106)
+    sizes = []
+    for patient.thorax.arms_up in (True, False):
+        sizes.append(body_mm(patient))
+    assert sizes[0] == sizes[1]
+    assert 200 < sizes[0][1] < sizes[0][0] < 480
+
+
+def test_a_thicker_trunk_has_a_higher_bmi_and_the_mean_is_that_of_the_paper():
+    patients = [Patient(40_000_000 + k) for k in range(24)]
+    found = [bmi_kg_m2(patient) for patient in patients]
+    assert np.mean(found) == pytest.approx(28.0, abs=2.5)  # three standard errors
+    area = [np.prod(body_mm(patient)) for patient in patients]
+    assert np.array_equal(np.argsort(found), np.argsort(area))
+
+
 def test_a_chest_scan_is_wide_and_thick():
     case = make_case(Recipe(30_000_107, gated=False, matrix=64))
     slices = load_profile("chest_nongated").slices
@@ -135,7 +182,7 @@ def test_two_scans_share_the_patient_and_differ_in_all_that_a_visit_changes():
     assert first.truth.protocol.noise_hu == second.truth.protocol.noise_hu
     assert first.truth.protocol.origin_mm != second.truth.protocol.origin_mm
     assert first.truth.protocol.motion_path_mm != second.truth.protocol.motion_path_mm
-    assert first.reference.total.agatston != second.reference.total.agatston
+    assert first.reference.total.mass_mg != second.reference.total.mass_mg
     assert min(first.reference.total.agatston, second.reference.total.agatston) > 0
 
 

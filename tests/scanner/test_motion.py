@@ -101,6 +101,25 @@ def test_a_single_position_is_a_displacement():
     assert float(half[3].sum() / disc()[3].sum()) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("device", ["meta", "cuda"])
+def test_everything_happens_on_the_volumes_device(device):
+    """The meta device holds no values: it fails where tensors of two devices meet."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    protocol = replace(
+        STILL, motion_path_mm=straight(4.0), slab_slices=4, slab_shifts_mm=((0.5, 1.0, 0.0),) * 3, edge_enhancement=0.2
+    )
+    volume, origin, step = rod()
+    made = {
+        d: (image(volume.to(d), origin, step, protocol), move(disc().to(d), 0.0, SPACING, protocol)) for d in ("cpu", device)
+    }
+    for here, there in zip(*made.values(), strict=True):
+        assert there.device.type == device
+        assert there.shape == here.shape
+        if device == "cuda":
+            assert float((there.cpu() - here).abs().max()) < 0.02
+
+
 def test_a_heart_at_rest_is_left_alone():
     assert torch.equal(move(disc(), 0.0, SPACING, STILL), disc())
     volume = torch.rand(20, 60, 60)

@@ -13,9 +13,10 @@ from cacsnet.errors import ConfigError
 from cacsnet.network.checkpoint import Model, Stage, StageConfig
 from cacsnet.network.losses import LossWeights
 from cacsnet.scoring import load_profile
+from cacsnet.training.metrics import score_metrics
 from cacsnet.training.module import StageModule
 from cacsnet.training.run import loggers, train_stage
-from cacsnet.training.validation import metrics, score_cohort, validation_cohort
+from cacsnet.training.validation import score_cohort, validation_cohort
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = {"spacing_mm": 4.0, "patch": 16, "widths": [2, 4]}
@@ -160,8 +161,9 @@ def test_validation_scores_scans_and_records_the_ones_that_fail():
     import pandas as pd
 
     reference = pd.DataFrame([reference_row(str(n), case) for n, case in enumerate(cases)])
-    assert metrics(reference, scores)["failed"] == 2
-    perfect = reference.assign(status="ok")
-    values = metrics(reference, perfect)
-    assert values["failed"] == 0
-    assert values["false_agatston_on_zero"] == 0
+    assert score_metrics(reference, scores)["failed"] == 1
+    assert scores["lesions_true"][0] == 0
+    assert scores["lesions_true"][1] > 0
+    assert (scores["lesions_kept"] == 0).all()  # what a failed scan misses still counts
+    values = score_metrics(reference, reference.assign(status="ok"))
+    assert values["failed"] == values["false_zero_median"] == 0

@@ -78,7 +78,7 @@ def test_checkpoints_and_logs_are_kept(smoke, stage):
     assert checkpoint["global_step"] == 4
     assert checkpoint["hyper_parameters"]["model"]["patch"] == 32
     log = pd.read_csv(smoke / stage / "csv" / "metrics.csv")
-    assert "scans/score" in log.columns
+    assert "scans/agreement" in log.columns
     assert log["val/agreement"].notna().sum() == 1
     assert any((smoke / stage / "tensorboard").iterdir())
 
