@@ -116,26 +116,26 @@ def body_mm(patient: Patient) -> tuple[float, float]:
     reach = np.arange(-400.0, 401.0, 2.0)
     zero = np.zeros_like(reach)
 
-    def around(middle: int, inside: np.ndarray) -> np.ndarray:
-        """Of the places inside those that belong together with the one in the middle."""
-        outside = np.flatnonzero(~inside)
-        after = int(np.searchsorted(outside, middle))
-        return reach[outside[after - 1] + 1 : outside[after]]
+    def longest(inside: np.ndarray) -> np.ndarray:
+        outside = np.flatnonzero(~np.concatenate([[False], inside, [False]]))
+        first = int(np.diff(outside).argmax())
+        return reach[outside[first] : outside[first + 1] - 1]
 
-    depth = around(200, sdf(np.stack([zero, reach, zero], 1)) < 0)
-    width = around(200, sdf(np.stack([zero, np.full_like(reach, depth.mean()), reach], 1)) < 0)
+    depth = longest(sdf(np.stack([zero, reach, zero], 1)) < 0)
+    width = longest(sdf(np.stack([zero, np.full_like(reach, depth.mean()), reach], 1)) < 0)
     return float(np.ptp(width)) * patient.heart_scale, float(np.ptp(depth)) * patient.heart_scale
 
 
-MEAN_SECTION_MM2 = 104_000.0
+MEAN_SECTION_MM2 = 88_700.0
+"""Mean width times depth of the first 60 patients of ``conf/cohort/sartoretti2022.yaml``."""
 
 
 def bmi_kg_m2(patient: Patient) -> float:
     """Body mass index from the trunk's cross section: that of the phantoms' mean is 28, and it grows with the section's area.
 
-    A convention of the phantom, so that patient size, noise and BMI go together."""
+    A convention of the phantom, so that patient size, noise and BMI go together; mean and SD are the paper's (28.0 ± 5.0)."""
     width, depth = body_mm(patient)
-    return float(np.clip(28.0 * (width * depth / MEAN_SECTION_MM2) ** 0.8, 16.0, 50.0))
+    return float(np.clip(28.0 * width * depth / MEAN_SECTION_MM2, 16.0, 50.0))
 
 
 def make_case(recipe: Recipe) -> CohortCase:

@@ -14,16 +14,16 @@ from cacsnet.io import write_dicom_series
 from cacsnet.phantom.cohort import FORMAT, USUAL_DISTRACTORS, Recipe, make_case, reference_row
 
 EXAMPLES: dict[str, Recipe] = {
-    name: replace(recipe, own_scanner=True)  # the target is what the example's own scan measures
+    name: replace(recipe, own_scanner=True)  # targets are met on the example's own scan, as far as densities allow
     for name, recipe in {
         "zero": Recipe(30_000_001, agatston=0.0),
-        "low": Recipe(30_000_002, agatston=12.0),
-        "moderate": Recipe(30_000_003, agatston=180.0),
+        "low": Recipe(30_000_007, agatston=10.0),
+        "moderate": Recipe(30_000_003, agatston=225.0),
         "high": Recipe(30_000_004, agatston=900.0),
         "valve_and_aorta": Recipe(
-            30_000_005, agatston=60.0, distractors=dict(USUAL_DISTRACTORS) | {"aortic_valve": 5.0, "aorta": 5.0}
+            30_000_005, agatston=50.0, distractors=dict(USUAL_DISTRACTORS) | {"aortic_valve": 5.0, "aorta": 5.0}
         ),
-        "nongated_5mm": Recipe(30_000_006, agatston=400.0, gated=False, increment_mm=5.0),
+        "nongated_5mm": Recipe(30_000_006, agatston=800.0, gated=False, increment_mm=5.0),
     }.items()
 }
 

@@ -25,8 +25,15 @@ DEPTH_MM = 2.6
 COVER_MM = 7.0
 """A surface this far outside the left ventricle's radius is another chamber's or vessel's that covers it."""
 
+LEFT_OF_TRUNK = 1.8
+"""Angle (radians) at which the left ventricle's surface emerges beside the pulmonary trunk."""
+
+RECESS_WALL_MM = 3.0
+"""Muscle between the left ventricle's blood and the recesses in which the arteries leave the root."""
+
 LM_MM, LAD_MM, LCX_MM = (9.5, 2.3), (110.0, 9.0), (63.0, 13.0)
-"""Mean and SD of the length of the left main; mean and SD of the longest course (heart frame mm) of the LAD, and of the LCX where the right artery is dominant."""
+"""Mean and SD (heart frame mm) of the length of the left main, of the longest course of the LAD, and of that of the LCX where
+the right artery is dominant."""
 
 
 @dataclass
@@ -90,6 +97,21 @@ class PolarHeart(Heart):
         narrow = 1 - 0.10 * ((widest - height).clamp_min(0) / widest).square()
         return torch.where(height > widest, below, distance - radius * narrow)
 
+    def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """Also without the fat between the left main's recess and the ventricle's surface, where the artery divides."""
+        end = self.ostia[0] + np.array([[8.0], [13.0]]) * self.left_out
+        height, distance, angle = (q.numpy() for q in self.polar(torch.tensor(end.T, dtype=torch.float32)))
+        line = np.concatenate(
+            [
+                end[:1],
+                self.at(
+                    height[1:] + 1.0, np.maximum(distance[1:], self.radius + 8.0), np.maximum(angle[1:] + 0.12, LEFT_OF_TRUNK)
+                ),
+            ]
+        )
+        fat = capsule_chain(p, torch.tensor(line, dtype=torch.float32), torch.tensor([6.0, 9.0]))
+        return smooth_max(super().clear_of_ostia(sdf, p), -fat, 4.0)
+
     # -- chambers -------------------------------------------------------------------------------------------------
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
@@ -97,7 +119,8 @@ class PolarHeart(Heart):
 
     def lv_inner_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
-        return smooth_max(self._spheroid(height, distance, angle, self.wall), -height, 4.0)
+        cavity = smooth_max(self._spheroid(height, distance, angle, self.wall), -height, 4.0)
+        return self.clear_of_ostia(cavity - RECESS_WALL_MM, p) + RECESS_WALL_MM
 
     def rv_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
@@ -159,12 +182,12 @@ class PolarHeart(Heart):
     def aside(self, height: np.ndarray) -> np.ndarray:
         """How far (radians) the anterior descending artery keeps to the left of the groove's edge at heights [n]: where the
         outflow tract or the pulmonary trunk covers the edge, it runs on the left ventricle beside them."""
-        levels, shifts = np.linspace(0.0, self.length, 31), np.arange(0.0, 0.95, 0.06)
+        levels, shifts = np.linspace(0.0, self.length, 31), np.arange(-0.06, 1.1, 0.06)
         h, turn = (a.ravel() for a in np.meshgrid(levels, shifts, indexing="ij"))
-        top = self._first_free(h, self.edge(h, True) + turn, DEPTH_MM).reshape(len(levels), len(shifts))
-        low = top < self.radius + COVER_MM
-        low &= np.concatenate([low[:, 1:], low[:, -1:]], 1)
-        first = shifts[np.where(low.any(1), low.argmax(1), top.argmin(1))]
+        top = self._first_free(h, self.edge(h, True) + turn, DEPTH_MM + 2.0).reshape(len(levels), len(shifts))
+        low = top < self.radius + 2.0 + COVER_MM
+        low &= np.roll(low, -1, 1) & np.roll(low, 1, 1)  # with room to both sides
+        first = shifts[np.where(low.any(1), low.argmax(1), top.argmin(1))].clip(0)
         needed = maximum_filter1d(np.maximum.accumulate(first[::-1])[::-1], 5, mode="nearest")
         return np.interp(height, levels, gaussian_filter1d(needed, 2.0, mode="nearest"))
 
@@ -178,14 +201,17 @@ class PolarHeart(Heart):
         free = (solid > depth) & (steps >= start[:, None])
         return steps[np.where(free.any(1), free.argmax(1), m - 1)]
 
-    def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM) -> np.ndarray:
-        """Distance [n] from the axis of a curve at heights and angles that lies on the surface, or bridges its dents."""
-        distance = np.minimum(self._first_free(height, angle, depth), self.radius + 18.0)  # not over the pulmonary trunk
+    def on_surface(self, height: np.ndarray, angle: np.ndarray, depth: float = DEPTH_MM, at_most: float = 18.0) -> np.ndarray:
+        """Distance [n] from the axis of a curve at heights and angles that lies on the surface, or bridges its dents, but
+        not ``at_most`` mm outside the left ventricle's radius."""
+        distance = np.minimum(self._first_free(height, angle, depth), self.radius + at_most)
         return gaussian_filter1d(maximum_filter1d(distance, 3, mode="nearest"), 4.0, mode="nearest")
 
-    def course(self, start: np.ndarray, height: np.ndarray, angle: np.ndarray, over_mm: float = 15.0) -> np.ndarray:
+    def course(
+        self, start: np.ndarray, height: np.ndarray, angle: np.ndarray, over_mm: float = 15.0, at_most: float = 18.0
+    ) -> np.ndarray:
         """Curve [n, 3] on the surface that leaves another artery at ``start`` [3]: height, angle and distance go over into
-        their own course within ``over_mm``."""
+        their own course within ``over_mm``; ``at_most``: see :meth:`on_surface`."""
         h0, d0, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
         a0 += 2 * np.pi * np.round((angle[0] - a0) / (2 * np.pi))
         rough = self.at(height, np.full(len(height), self.radius), angle)
@@ -193,7 +219,7 @@ class PolarHeart(Heart):
         share = np.clip(arc / over_mm, 0, 1)
         fade = 1 - share**2 * (3 - 2 * share)
         height, angle = height + (h0 - height[0]) * fade, angle + (a0 - angle[0]) * fade
-        distance = self.on_surface(height, angle)
+        distance = self.on_surface(height, angle, at_most=at_most)
         line = resample(self.at(height, distance + (d0 - distance[0]) * fade, angle))
         for _ in range(2):  # round off what the surface's dents leave
             line[1:] = gaussian_filter1d(line, 2.5, axis=0, mode="nearest")[1:]
@@ -237,9 +263,8 @@ class PolarHeart(Heart):
         top, _, beside = (float(v) for v in self.polar(torch.tensor(split, dtype=torch.float32)))
         end = rng.uniform(0.92, 1.0) * self.length
         heights = np.linspace(top, end, 90)
-        lad = cut(
-            self.course(split, heights, self.edge(heights, True) + self.aside(heights) + wave(90, 0.05)), rng.normal(*LAD_MM)
-        )
+        angles = self.edge(heights, True) + self.aside(heights) + wave(90, 0.04)
+        lad = cut(self.course(split, heights, angles, over_mm=24.0, at_most=COVER_MM), rng.normal(*LAD_MM))
         arteries.append(artery("LAD", "LAD", lad, 3.7, 1.7))
         for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
             start = lad[int(share * len(lad))]
@@ -274,14 +299,14 @@ class PolarHeart(Heart):
         ring_line = self.tricuspid + rays * distance[:, None] + normal * wave(100, 1.0)[:, None]
         low = np.full(3, self.edge(np.zeros(1), False)[0] - 0.1)
         crux = self.at(np.full(3, 3.0), self.on_surface(np.full(3, 3.0), low), low)[1]
-        leaves = right_ostium + 6 * right_out
+        leaves = right_ostium + 4 * right_out
         ahead = ((ring_line - leaves) * np.gradient(ring_line, axis=0)).sum(1) > 0
         onto = int(np.argmax(ahead & (np.linalg.norm(ring_line - leaves, axis=1) > 12) & (np.arange(100) >= 4)))
         rough = np.concatenate([[right_ostium, leaves], ring_line[onto:], [crux]])
         smooth = resample(rough)
-        smooth[3:-1] = gaussian_filter1d(smooth, 4.0, axis=0, mode="nearest")[3:-1]
+        smooth[1:-1] = gaussian_filter1d(smooth, 4.0, axis=0, mode="nearest")[1:-1]
         rca = push_out(self, resample(smooth), DEPTH_MM, keep=6)
-        rca[3:-1] = gaussian_filter1d(rca, 2.5, axis=0, mode="nearest")[3:-1]
+        rca[1:-1] = gaussian_filter1d(rca, 3.0, axis=0, mode="nearest")[1:-1]
         rca = push_out(self, resample(rca), DEPTH_MM, keep=6)
         if not right_dominant:  # it ends at the right margin
             rca = cut(rca, rng.uniform(0.55, 0.75) * len(rca))

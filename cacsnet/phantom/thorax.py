@@ -37,7 +37,6 @@ class Thorax:
         half_width, half_depth: of the rib cage's inside at the heart's level.
         subcutaneous, wall: thickness of fat and of muscle with ribs (mm); gutter: how far the lungs reach beside the spine.
         rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
-        bmi_kg_m2: follows from the fat.
     """
 
     def __init__(self, rng: np.random.Generator, front: Tensor, heart_bottom_mm: float) -> None:
@@ -46,7 +45,7 @@ class Thorax:
         self.half_depth = self.half_width * rng.uniform(0.58, 0.70)
         self.subcutaneous = float(np.clip(rng.gamma(2.2, 8), 4, 60))
         self.wall = rng.uniform(14, 28)
-        self.bmi_kg_m2 = float(np.clip(19.0 + 0.36 * self.subcutaneous + 0.12 * (self.wall - 14) + rng.normal(0, 1.2), 16, 48))
+        rng.normal()  # unused: keeps the chest of each seed as it was
         self.female = bool(rng.random() < 0.45)
         self.heart_fit = float(np.clip((self.half_width / 135) ** 0.5, 0.92, 1.08))
         left_dome = self.heart_fit * heart_bottom_mm + rng.uniform(2, 16)

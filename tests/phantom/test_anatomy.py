@@ -22,7 +22,7 @@ PLAUSIBLE_ML = {
     "right_atrium": (50, 190),
     "myocardium": (70, 260),
     "aorta": (50, 200),  # root, ascending and arch up to the heart frame's end
-    "pulmonary_artery": (40, 160),
+    "pulmonary_artery": (30, 160),  # the trunk alone: 50 mm at a width of 28 mm hold 31 mL
 }
 LENGTH_MM = {"LM": (3, 20), "LAD": (80, 150), "LCX": (35, 140), "RCA": (60, 170), "PDA": (35, 110)}
 """Of one patient; the left-dominant LCX goes on to the crux, and then the RCA ends at the right margin."""
@@ -211,9 +211,9 @@ def test_arteries_run_outside_the_chambers(patient_and_tree):
         points = at(artery.line[start:])
         cavities = (patient.heart.lv_inner_sdf, patient.heart.rv_sdf, patient.heart.la_sdf, patient.heart.ra_sdf)
         deepest = torch.stack([sdf(points) for sdf in cavities]).amin(0)
-        assert float((deepest < 0).float().mean()) <= 0.08, artery.name
-        assert float((patient.heart.muscle_sdf(points) < 0).float().mean()) <= 0.20, artery.name  # a bridge at most
-        assert float((patient.heart.solid_sdf(points) < -2).float().mean()) <= 0.25, artery.name
+        assert float((deepest < 0).float().mean()) == 0, artery.name
+        assert float((patient.heart.muscle_sdf(points) < 0).float().mean()) <= 0.05, artery.name  # a short bridge at most
+        assert float((patient.heart.solid_sdf(points) < -2).float().mean()) <= 0.02, artery.name
         if artery.name in ("LM", "RCA"):
             assert abs(float(patient.heart.root_sdf(at(artery.line[:1])))) < 5.0  # it leaves the aortic root
 
@@ -254,10 +254,10 @@ def test_arteries_run_in_the_pericardial_sac(patient_and_tree):
     for artery in arteries:
         if artery.vessel:
             sdf = patient.heart.sac_sdf(at(artery.line))
-            assert float(sdf.max()) < 3.0, artery.name
-            assert float((sdf > 0).float().mean()) <= 0.35, artery.name
+            assert float(sdf.max()) < 1.0, artery.name
+            assert float((sdf > 0).float().mean()) <= 0.10, artery.name
     main = torch.cat([patient.heart.sac_sdf(at(a.line)) for a in arteries if a.name in VESSEL_NAMES])
-    assert float((main > 0).float().mean()) <= 0.05
+    assert float((main > 0).float().mean()) <= 0.01
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -278,7 +278,7 @@ def test_on_average_few_per_cent_of_an_artery_lie_in_muscle(model):
             patient, arteries = drawn(seed, model)
             line = next(a.line for a in arteries if a.name == name)[6:]
             shares.append(float((patient.heart.muscle_sdf(at(line)) < 0).float().mean()))
-        assert np.mean(shares) <= 0.06, name
+        assert np.mean(shares) <= 0.02, name
 
 
 def test_the_posterior_descending_artery_begins_at_the_crux(patient_and_tree):
@@ -289,9 +289,66 @@ def test_the_posterior_descending_artery_begins_at_the_crux(patient_and_tree):
     points = at(start[None])
     heart = patient.heart
     for sdf in (heart.lv_outer_sdf, heart.rv_sdf, heart.ra_sdf, heart.la_sdf):
-        assert float(sdf(points)) < 35
+        assert float(sdf(points)) < 34
     right = by_name["PDA"].vessel == VESSEL_INDEX["RCA"]
     assert (np.linalg.norm(by_name["RCA"].line[-1] - start) < 6) == right
+
+
+def turn_deg(line, step=5):
+    """Greatest angle between the courses over the 5 mm before and behind a point of a line at 1 mm steps."""
+    course = line[step:] - line[:-step]
+    course = course / np.linalg.norm(course, axis=1, keepdims=True)
+    return float(np.degrees(np.arccos(np.clip((course[step:] * course[:-step]).sum(1), -1, 1)).max()))
+
+
+POLAR_SEEDS = range(900, 908)
+
+
+def test_polar_arteries_bend_gently():
+    """Left main with each of its two branches; the right coronary artery, and what branches off, by itself."""
+    turns = {}
+    for seed in POLAR_SEEDS:
+        lines = {a.name: a.line for a in drawn(seed, "polar")[1] if a.vessel}
+        for name, line in lines.items():
+            if name != "LM":
+                whole = np.concatenate([lines["LM"], line[1:]]) if name in ("LAD", "LCX") else line
+                turns.setdefault(name.rstrip("123"), []).append(turn_deg(whole))
+    for name, found in turns.items():
+        assert np.mean(np.array(found) < 75) >= 0.87, name
+        assert max(found) < 100, name
+    assert np.mean(np.array(turns["LAD"]) < 65) >= 0.87
+
+
+@pytest.mark.parametrize("seed", POLAR_SEEDS)
+def test_the_polar_lad_passes_left_of_the_pulmonary_trunk_to_the_apex(seed):
+    patient, arteries = drawn(seed, "polar")
+    heart, by_name = patient.heart, {a.name: a.line for a in arteries}
+    lm, lad = by_name["LM"], by_name["LAD"]
+    way = lm[-1] - lm[0]
+    assert abs(np.degrees(np.arcsin(way[0] / np.linalg.norm(way)))) < 30  # it neither climbs nor falls steeply
+    assert way[2] > 4  # to the left
+    assert lad[:, 0].max() - lm[-1, 0] < 14
+    height, _, angle = (q.numpy() for q in heart.polar(at(lad)))
+    beside = lad[height < 25]
+    assert float(beside[:, 2].max()) > heart.trunk[0, 2] + 6  # left of the middle of the pulmonary valve
+    assert height.max() > 0.8 * heart.length
+    assert np.minimum(np.diff(height), 0).sum() > -6  # it does not turn back
+    late = height > 0.6 * heart.length
+    assert np.degrees(np.abs(angle - heart.edge(height, True))[late]).max() < 30  # in the groove
+
+
+@pytest.mark.parametrize("seed", POLAR_SEEDS)
+def test_polar_branches_run_towards_the_apex(seed):
+    patient, arteries = drawn(seed, "polar")
+    heart, by_name = patient.heart, {a.name: a.line for a in arteries}
+    for name, line in by_name.items():
+        if name[0] in "DO" or name == "PDA":
+            height = heart.polar(at(line))[0].numpy()
+            assert np.minimum(np.diff(height), 0).sum() > -6, name
+            assert line[:, 0].max() - line[0, 0] < 12, name  # no arch to the head
+    height, _, angle = (q.numpy() for q in heart.polar(at(by_name["PDA"])))
+    off = np.angle(np.exp(1j * (angle - heart.edge(height, False))))
+    assert np.degrees(np.abs(off[height > 10])).max() < 12  # the posterior interventricular groove
 
 
 @pytest.mark.parametrize("wide", [False, True])

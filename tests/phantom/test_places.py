@@ -110,17 +110,17 @@ def test_pericardial_calcium_lies_on_the_sac(patients):
         assert np.percentile(np.abs(part_sdf(patient, "sac")(line)), 90) < 1.5
 
 
-def test_pericardial_calcium_does_not_lie_in_the_chest_wall(patients):
-    """The heart's own sac reaches into the wall in front; what is painted ends before it."""
-    reaches = 0
-    for patient in patients:
-        inside, own = part_sdf(patient, "mediastinum"), patient.heart.sac_sdf
-        front = on_sac(patient, np.random.default_rng(1).normal((0, -3, 0), 1, (80, 3)))
-        assert inside(front).max() < 0.5
-        reaches += (sdf(own, front) < -2).sum()
-        for _, line in lines_of("pericardium", [patient], 12):
-            assert inside(line).max() < 0.5
-    assert reaches > 20
+def test_pericardial_calcium_does_not_lie_in_the_chest_wall():
+    """Of a heart that would reach some mm into the wall the sac is painted flat: calcium follows that."""
+    patient = Patient(3)
+    patient.thorax.chest_y += 12.0
+    inside = part_sdf(patient, "mediastinum")
+    front = on_sac(patient, np.random.default_rng(1).normal((0, -3, 0), 1, (80, 3)))
+    assert (sdf(patient.heart.sac_sdf, front) < -3).mean() > 0.2
+    assert inside(front).max() < 1.0
+    found = [inside(line).max() for _, line in lines_of("pericardium", [patient], 12)]
+    assert max(found) < 0.5
+    assert sum(value > -1.0 for value in found) >= 3  # some lie at the wall
 
 
 def test_the_sac_is_found_in_any_direction(patients):

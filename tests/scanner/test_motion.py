@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cacsnet.scanner import Protocol, image, move
-from cacsnet.scanner.motion import displace, motion_path, slab_shifts
+from cacsnet.scanner.motion import OVERLAP, displace, in_motion, motion_path, slab_shifts
 
 STILL = Protocol((2.0, 0.5, 0.5), (9, 96, 96), (0.0, 0.0, 0.0), 2.0)
 SPACING = STILL.spacing_mm
@@ -30,9 +30,8 @@ def disc():
 
 
 def extent(volume, dim):
-    """Length along one axis where the projection exceeds a quarter of its maximum, mm."""
-    line = volume[4].sum(1 - dim)
-    return float((line > line.max() / 4).sum()) * 0.5
+    """Length along one axis of what exceeds 130, mm."""
+    return float((volume[4].amax(1 - dim) > 130).sum()) * 0.5
 
 
 def centroid(slice_2d):
@@ -59,7 +58,7 @@ def test_motion_lengthens_along_the_path(axis, dim):
         along.append(extent(moved, dim))
         across.append(extent(moved, 1 - dim))
     assert np.mean(along) >= plain + 1.0
-    assert np.mean(along) >= np.mean(across) + 0.75
+    assert np.mean(along) >= np.mean(across) + 0.5
 
 
 def test_motion_is_no_plain_blur():
@@ -79,11 +78,27 @@ def test_an_edge_is_seen_at_the_moment_when_the_ray_runs_along_it():
     line[:, 20:76, 46:49] = 400.0
     path = tuple((0.0, 0.0, 5.0 if 3 <= k <= 5 else 0.0) for k in range(9))
     aside = []
-    for start in (0.0, 90.0):  # half a turn later in the middle: rays along y, along x
+    middle = 90 * (1 + OVERLAP)
+    for start in (90.0 - middle, 180.0 - middle):  # in the middle of the window: rays along y, along x
         moved = displace(line, SPACING, replace(STILL, shape=(1, 96, 96), motion_path_mm=path, motion_start_deg=start))
         aside.append(float(moved[0, 40:56, 56:59].mean()))
     assert aside[0] > 240
     assert aside[1] < 100
+
+
+def test_what_is_seen_twice_is_joined_smoothly():
+    """A line along y that moves along x: seen at one moment, it is at one place; at both ends of the window, at both."""
+    line = torch.zeros(1, 96, 96)
+    line[:, 20:76, 46:50] = 400.0
+    profiles = []
+    for place in (0.5 * OVERLAP, 0.5 * (1 + OVERLAP), OVERLAP):  # of the ray along y, in half turns from the window's start
+        protocol = replace(STILL, shape=(1, 96, 96), motion_path_mm=straight(8.0), motion_start_deg=90.0 - 180 * place)
+        profiles.append(displace(line, SPACING, protocol)[0, 40:56].mean(0))
+    first, last = (slice(46 + s * 7, 50 + s * 7) for s in (-1, 1))
+    # half way through the overlap: half at 3.1 mm before the middle, half as far behind it
+    assert [float(profiles[0][side].mean()) for side in (first, last)] == pytest.approx([200, 200], abs=60)
+    assert float(profiles[1][46:50].mean()) > 300
+    assert float(profiles[2][last].mean()) < 60
 
 
 def test_two_sources_see_another_crescent_than_one():
@@ -99,6 +114,23 @@ def test_a_single_position_is_a_displacement():
     assert float(moved[3].abs().max()) < 1.0  # one slice up: the first of three is empty now
     half = displace(disc(), SPACING, replace(STILL, motion_path_mm=((1.0, 0.0, 0.0),)))
     assert float(half[3].sum() / disc()[3].sum()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_motion_along_z_does_not_smear_thick_slices():
+    """A body in the middle of a thick slice that moves up and down within it stays there whole."""
+    body = torch.zeros(9, 24, 24)
+    body[:, 10:14, 10:14] = 300.0
+    grid = replace(STILL, spacing_mm=(3.0, 0.5, 0.5), shape=(5, 24, 24), thickness_mm=3.0)
+    path = tuple((z, 0.0, 0.0) for z in np.linspace(-0.6, 0.6, 9))
+    box = tuple(slice(0, n) for n in grid.shape)
+
+    def still(part, shift):
+        return image(body, (5.6 + shift[0], shift[1], shift[2]), (0.1, 0.5, 0.5), grid, part)
+
+    rest, moving = still(box, (0.0, 0.0, 0.0)), in_motion(still, replace(grid, motion_path_mm=path), box)
+    assert float(moving[2].sum() / rest[2].sum()) == pytest.approx(1.0, abs=0.01)
+    assert float(moving[[1, 3]].abs().max()) < 0.01 * float(rest.max())
+    assert float((moving[2] - rest[2]).abs().max()) < 0.02 * float(rest.max())
 
 
 @pytest.mark.parametrize("device", ["meta", "cuda"])
@@ -182,11 +214,11 @@ def test_paths_grow_with_heart_rate_and_window_and_more_without_gating():
         return np.mean([np.linalg.norm(np.diff(path, axis=0), axis=1).sum() for path in drawn])
 
     slow = mean_length(55, 140, True)
-    assert 1.2 < slow < 2.0  # 10 mm/s for 140 ms, a bit longer for the bend
+    assert 1.7 < slow < 2.4  # 10 mm/s for 179 ms, a bit longer for the bend
     assert mean_length(70, 140, True) > 1.3 * slow
     assert mean_length(90, 140, True) > 2.5 * slow
     assert mean_length(55, 70, True) == pytest.approx(slow / 2)
-    assert 4.4 < mean_length(55, 140, False) < 7.0  # 37 mm/s on average, a bit longer for scatter and bend
+    assert 6.0 < mean_length(55, 140, False) < 8.5  # 37 mm/s on average, a bit longer for scatter and bend
     assert mean_length(90, 140, False) == mean_length(55, 140, False)
     longest = max(np.ptp(np.array(motion_path(np.random.default_rng(k), 60, 2000, False)), 0).max() for k in range(200))
     assert 10.0 < longest < 14.0  # the heart moves to and fro
