@@ -1,6 +1,6 @@
 """Are rejected candidates named rightly? Measures the rules of ``cacsnet/scoring/reasons.py`` on phantom scans.
 
-``python benchmarks/reasons.py scans=12 first=100`` makes phantoms of the validation split with many distractors, scores
+``python benchmarks/reasons.py scans=12 first=200`` makes phantoms of the validation split with many distractors, scores
 them with the shipped checkpoint and prints, by mass (HU x volume above the threshold):
 
 - the confusion of true owner and named reason, (a) with the true structures on the coarse grid and every candidate that
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cc3d
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -198,10 +199,20 @@ def extracoronary(case: Case) -> tuple[dict[str, float], dict[str, float]]:
     return true, reported
 
 
-def confusion_table(title: str, mass: np.ndarray) -> str:
+def pieces(case: Case, chosen: np.ndarray) -> np.ndarray:
+    """Number of connected pieces of each true owner among the chosen candidates, int [owners]."""
+    out = np.zeros(max(OWNERS.values()) + 1, int)
+    for owner in np.unique(case.owner[chosen]):
+        mask = case.mask(chosen & (case.owner == owner))
+        out[owner] = cc3d.connected_components(mask, connectivity=26, return_N=True)[1]
+    return out
+
+
+def confusion_table(title: str, mass: np.ndarray, count: np.ndarray) -> str:
     """Rows: true owner; columns: share of its mass per reason, %."""
     names = REASONS[1:]
-    lines = [f"**{title}**", "", "| true owner | mass | " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) + 1)]
+    lines = [f"**{title}**", "", "| true owner | pieces | mass | " + " | ".join(names) + " |"]
+    lines.append("|---|" + "---:|" * (len(names) + 2))
     for owner, index in OWNERS.items():
         total = mass[index].sum()
         if total <= 0:
@@ -212,7 +223,7 @@ def confusion_table(title: str, mass: np.ndarray) -> str:
             share = 100 * mass[index, REASON_INDEX[name]] / total
             text = f"{share:.1f}" if share >= 0.05 else "·"
             cells.append(f"**{text}**" if name == right else text)
-        lines.append(f"| {owner} | {total:.0f} | " + " | ".join(cells) + " |")
+        lines.append(f"| {owner} | {count[index]} | {total:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -245,16 +256,20 @@ def columns_table(cases: Sequence[Case]) -> str:
 
 def report(cases: Sequence[Case], command: str, facts: str) -> str:
     """The measured part of docs/reasons.md."""
-    ideal: list[np.ndarray] = []
-    found: list[np.ndarray] = []
+    titles = (
+        "(a) true structures on the coarse grid, every candidate that is not coronary",
+        "(b) the network's structures, the candidates it rejected",
+    )
+    mass = np.zeros((2, max(OWNERS.values()) + 1, len(REASONS)))
+    count = np.zeros(mass.shape[:2], int)
     for case in cases:
-        rejected = ~case.coronary
-        ideal.append(confusion(case, reason_map(case.hu, case.mask(rejected), case.true, case.spacing_mm, KVP), rejected))
-        found.append(confusion(case, case.reasons, case.at(case.reasons) > 0))
+        ideal = reason_map(case.hu, case.mask(~case.coronary), case.true, case.spacing_mm, KVP)
+        for k, (reasons, chosen) in enumerate(((ideal, ~case.coronary), (case.reasons, case.at(case.reasons) > 0))):
+            mass[k] += confusion(case, reasons, chosen)
+            count[k] += pieces(case, chosen)
     parts = [
         f"`{command}` ({facts}). Shares in %, of the mass (HU × volume) of each true owner; bold: the right name.",
-        confusion_table("(a) true structures on the coarse grid, every candidate that is not coronary", np.sum(ideal, axis=0)),
-        confusion_table("(b) the network's structures, the candidates it rejected", np.sum(found, axis=0)),
+        *(confusion_table(*each) for each in zip(titles, mass, count, strict=True)),
         "**Own Agatston columns of (b)**",
         columns_table(cases),
         "**If a rule overrode the network**: share of each vessel's true mass lost (allowed up to "
@@ -392,7 +407,7 @@ def _draw(axes: Axes, case: Case, z: int, centre: np.ndarray, zones: bool, half_
 
 def main(arguments: Sequence[str]) -> int:
     keys = {
-        "scans": "12", "first": "100", "matrix": "384", "checkpoint": "checkpoints/cacsnet.safetensors",
+        "scans": "12", "first": "200", "matrix": "384", "checkpoint": "checkpoints/cacsnet.safetensors",
         "report": "docs/reasons.md", "picture": "docs/reasons.png", "sweep": "false",
     }  # fmt: skip
     for argument in arguments:

@@ -84,7 +84,8 @@ def make_case(slices: int, lesions: int, where: str = "heart", size: int = 512, 
         box, away = ball(centre, radius + 1.5)
         vessels[box][away <= 1] = rng.integers(1, 5)
         box, away = ball(centre, radius)
-        hu[box] += (rng.uniform(200, 1200) * np.clip(1.5 - 1.5 * away, 0, 1)).astype(np.int16)
+        calcium = 40 + rng.uniform(200, 1200) * np.clip(1.5 - 1.5 * away, 0, 1)
+        hu[box] = np.where(away < 1, np.maximum(hu[box], calcium), hu[box]).astype(np.int16)  # in lung and air, too
     return Case(hu, vessels, spacing)
 
 

@@ -173,6 +173,15 @@ def needed(curve: Curve) -> str:
     return ", ".join(f"{name} {'> 60' if (mm := curve.needed_mm(name)) is None else mm} mm" for name in VESSEL_NAMES)
 
 
+def kept_share(curve: Curve, mm: float) -> str:
+    """Share of all vessels' mass within a distance."""
+    total = sum(curve.total(name) for name in VESSEL_NAMES)
+    near = sum(
+        float(m[d <= mm].sum()) for name in VESSEL_NAMES for d, m in zip(curve.distance[name], curve.mass[name], strict=True)
+    )
+    return f"{near / total:.1%}" if total else "nothing (there is none)"
+
+
 def report(true: Curve, found: Curve, false: Curve, by_owner: dict[str, float], default_mm: float, facts: str) -> str:
     """docs/vessel_filter.md."""
     every = [curve.needed_mm(name) for curve in (true, found) for name in VESSEL_NAMES]
@@ -190,6 +199,8 @@ def report(true: Curve, found: Curve, false: Curve, by_owner: dict[str, float], 
         f"- Smallest whole distance that keeps {KEEP:.1%} of the true mass, true ventricles: {needed(true)}.",
         f"- The same with the ventricles that the network finds: {needed(found)}.",
         f"- So the rule (each vessel, both kinds of ventricles) gives **{smallest}**; the default is {default_mm:g} mm.",
+        f"- At {default_mm:g} mm the filter keeps {kept_share(found, default_mm)} of the true mass (found ventricles) and "
+        f"{kept_share(false, default_mm)} of the false.",
         f"- False calcium that the network keeps with the filter off, mass (HU × mm³ / 1000): {owners}.",
         "",
         "![kept true and false calcium against the distance](vessel_filter.png)",

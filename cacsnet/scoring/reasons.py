@@ -60,7 +60,7 @@ class ReasonSettings:
 
     metal_hu: float = 2500.0
     bone_volume_mm3: float = 3000.0
-    far_bone_volume_mm3: float = 500.0
+    far_bone_volume_mm3: float = 1000.0
     bone_distance_mm: float = 10.0
     noise_area_factor: float = 3.0
     noise_margin_hu: float = 30.0

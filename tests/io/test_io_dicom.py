@@ -1,4 +1,7 @@
-"""Classic CT series: what is read, bit by bit, and what is refused."""
+"""Classic CT series: what is read, bit by bit, and what is refused.
+
+The letters (b), (c) in names are those of the conformance sub-cases, see tests/scoring/test_scoring_conformance.py.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ Edit = Callable[..., None]
 
 
 @pytest.mark.parametrize("unsigned", [False, True])
-def test_written_series_reads_back_bit_by_bit(scan: Scan, tmp_path: Path, unsigned: bool) -> None:
+def test_b_written_series_reads_back_bit_by_bit(scan: Scan, tmp_path: Path, unsigned: bool) -> None:
     files = write_dicom_series(scan, tmp_path / "s", "P1", unsigned=unsigned)
     read = read_scan(tmp_path / "s", patient_salt="salt")
     assert read.hu.dtype == np.int16
@@ -79,14 +82,14 @@ def test_writer_refuses_a_full_folder_and_values_beyond_16_bits(scan: Scan, seri
     assert not (tmp_path / "x").exists()
 
 
-def test_names_suffixes_and_instance_numbers_decide_nothing(scan: Scan, series: list[Path], edit: Edit) -> None:
+def test_c_names_suffixes_and_instance_numbers_decide_nothing(scan: Scan, series: list[Path], edit: Edit) -> None:
     for place, (file, name) in enumerate(zip(series, ["z", "a.ima", "9", "m.dcm", "B", "q.txt"], strict=True)):
         edit(file, InstanceNumber=100 - place, SpacingBetweenSlices=-9.0, GantryDetectorTilt=20.0)
         file.rename(file.with_name(name))
     np.testing.assert_array_equal(read_scan(series[0].parent).hu, scan.hu)
 
 
-def test_rows_running_forwards_are_flipped_and_found_again(scan: Scan, series: list[Path], edit: Edit) -> None:
+def test_c_rows_running_forwards_are_flipped_and_found_again(scan: Scan, series: list[Path], edit: Edit) -> None:
     def turned(ds: pydicom.Dataset) -> list[float]:
         x, y, z = ds.ImagePositionPatient
         return [x, y + 9 * 0.4, z]
@@ -105,7 +108,7 @@ def test_rows_running_forwards_are_flipped_and_found_again(scan: Scan, series: l
     np.testing.assert_array_equal(read.geometry.to_source(read.hu), scan.hu[:, ::-1])
 
 
-def test_cosines_of_0_9999_are_no_tilt(scan: Scan, series: list[Path], edit: Edit) -> None:
+def test_c_cosines_of_0_9999_are_no_tilt(scan: Scan, series: list[Path], edit: Edit) -> None:
     for file in series:
         edit(file, ImageOrientationPatient=[1, 0, 0, 0, 0.9999, 0.01414])
     read = read_scan(series[0].parent)
@@ -113,7 +116,7 @@ def test_cosines_of_0_9999_are_no_tilt(scan: Scan, series: list[Path], edit: Edi
     assert read.spacing_mm[0] == pytest.approx(1.5, rel=2e-4)
 
 
-def test_slope_and_intercept_are_each_slices_own(scan: Scan, series: list[Path], edit: Edit) -> None:
+def test_b_slope_and_intercept_are_each_slices_own(scan: Scan, series: list[Path], edit: Edit) -> None:
     hu = scan.hu[3].astype(int)
     edit(series[3], RescaleSlope="2", RescaleIntercept="-1000", PixelData=((hu + 1000) // 2).astype("<i2").tobytes())
     edit(series[4], RescaleSlope="0.5")
@@ -124,7 +127,7 @@ def test_slope_and_intercept_are_each_slices_own(scan: Scan, series: list[Path],
     np.testing.assert_array_equal(read.hu[5], scan.hu[5])
 
 
-def test_padding_is_found_before_rescale_also_as_unsigned_value(scan: Scan, series: list[Path], edit: Edit) -> None:
+def test_b_padding_is_found_before_rescale_also_as_unsigned_value(scan: Scan, series: list[Path], edit: Edit) -> None:
     for file in series:
 
         def padded(ds: pydicom.Dataset) -> bytes:
@@ -157,7 +160,7 @@ def test_transfer_syntaxes(scan: Scan, series: list[Path], syntax: pydicom.uid.U
     np.testing.assert_array_equal(read_scan(series[0].parent).hu, scan.hu)
 
 
-def test_an_identical_copy_is_dropped_with_a_note(scan: Scan, series: list[Path]) -> None:
+def test_c_an_identical_copy_is_dropped_with_a_note(scan: Scan, series: list[Path]) -> None:
     shutil.copy(series[2], series[2].with_name("copy.dcm"))
     read = read_scan(series[0].parent)
     np.testing.assert_array_equal(read.hu, scan.hu)
@@ -165,7 +168,7 @@ def test_an_identical_copy_is_dropped_with_a_note(scan: Scan, series: list[Path]
 
 
 @pytest.mark.parametrize("new_uid", [True, False])
-def test_different_images_at_one_place_are_refused(series: list[Path], edit: Edit, new_uid: bool) -> None:
+def test_c_different_images_at_one_place_are_refused(series: list[Path], edit: Edit, new_uid: bool) -> None:
     copy = series[2].with_name("copy.dcm")
     shutil.copy(series[2], copy)
     other = {"SOPInstanceUID": generate_uid()} if new_uid else {"PixelData": lambda ds: ds.PixelData[::-1]}
@@ -185,7 +188,7 @@ def test_stray_files_and_localizers_are_left_out_with_a_note(scan: Scan, series:
     assert ["readme.dcm" in note or "LOCALIZER" in note for note in read.notes] == [True, True]
 
 
-def test_a_missing_slice_is_named(series: list[Path]) -> None:
+def test_c_a_missing_slice_is_named(series: list[Path]) -> None:
     series[3].unlink()
     with pytest.raises(SliceGapError, match=r"3 mm between 123 mm \(IM0003.dcm\) and 126 mm \(IM0005.dcm\), 1.5 mm"):
         read_scan(series[0].parent)

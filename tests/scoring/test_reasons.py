@@ -60,9 +60,9 @@ PLAIN: dict = {"peak_hu": 500.0, "margin_hu": 370.0, "island_factor": 5.0, "volu
         ({"peak_hu": 2499.0}, "other"),
         ({"volume_mm3": 3001.0, "place": "aorta"}, "bone"),
         ({"volume_mm3": 3000.0, "place": "aorta"}, "aorta"),
-        ({"volume_mm3": 501.0, "heart_mm": 10.1, "place": "outside_heart"}, "bone"),
-        ({"volume_mm3": 501.0, "heart_mm": 10.0, "place": "pericardium"}, "pericardium"),
-        ({"volume_mm3": 500.0, "heart_mm": np.inf, "place": "outside_heart"}, "outside_heart"),
+        ({"volume_mm3": 1001.0, "heart_mm": 10.1, "place": "outside_heart"}, "bone"),
+        ({"volume_mm3": 1001.0, "heart_mm": 10.0, "place": "pericardium"}, "pericardium"),
+        ({"volume_mm3": 1000.0, "heart_mm": np.inf, "place": "outside_heart"}, "outside_heart"),
         ({"volume_mm3": 3001.0, "island_factor": 1.0, "margin_hu": 1.0}, "bone"),
         ({"island_factor": 2.9, "margin_hu": 29.0, "place": "aortic_valve"}, "noise"),
         ({"island_factor": 3.0, "margin_hu": 29.0, "place": "aortic_valve"}, "aortic_valve"),
@@ -317,7 +317,7 @@ def test_bone_is_judged_by_all_of_it_not_only_by_the_candidates() -> None:
 
 def test_far_bone_needs_distance_and_volume() -> None:
     hu = np.full(SHAPE, 40, dtype=np.int16)
-    hu[4:14, 71:76, 40:52] = 300  # 1,200 mm³; the ventricle ends at y 60
+    hu[4:14, 71:76, 40:52] = 300  # 1,200 mm³, 11 mm from the ventricle
     codes = reason_map(hu, hu >= 130, heart(), SPACING, 120)
     assert set(np.unique(codes)) == {0, REASON_INDEX["bone"]}
     hu[4, 70, 40] = 300  # 10 mm from the heart
@@ -327,7 +327,7 @@ def test_far_bone_needs_distance_and_volume() -> None:
 
 def test_large_calcium_deep_inside_the_heart_is_no_bone() -> None:
     hu = np.full(SHAPE, 40, dtype=np.int16)
-    hu[8:10, 33:47, 43:57] = 300  # 784 mm³, 12 mm below the ventricle's surface
+    hu[8:10, 31:49, 41:59] = 300  # 1,296 mm³, 11 mm below the ventricle's surface
     codes = reason_map(hu, hu >= 130, heart(), SPACING, 120)
     assert set(np.unique(codes)) == {0, REASON_INDEX["other"]}
 

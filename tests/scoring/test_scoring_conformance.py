@@ -2,7 +2,9 @@
 
 Sub-cases, by the letter in the test's name: (a) a lesion across LM and LAD, (d) anisotropic pixels and axis order,
 (e) invariances, (g) tube voltage, (h) category edges, (i) sums, empty mask, whole slice, monotone volume. Property tests
-of (a), (e), (h) and (i) are in test_scoring_properties.py; (b) and (c) are about reading, see tests/io.
+of (a), (e), (h) and (i) are in test_scoring_properties.py; (b) rescaling and padding of each slice and (c) order, tilt, missing
+and double slices are about reading, see tests/io/test_io_dicom.py; (f) thin slices and (j) the phase of the slice grid are in
+test_slabs.py.
 
 Expected values follow from the reference definition: per slice, voxel in a vessel and ≥ 130 HU, 8-connected islands on
 the union of vessels, ≥ 1 mm², weight from the island's peak, times increment / 3.

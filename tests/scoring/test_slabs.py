@@ -1,4 +1,7 @@
-"""Thin slices averaged to slabs: what noise does to a peak, where the slabs lie, what is left out."""
+"""Thin slices averaged to slabs: what noise does to a peak, where the slabs lie, what is left out.
+
+The letters (f), (j) in names are those of the conformance sub-cases, see test_scoring_conformance.py.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def sphere(radius_mm: float, peak_hu: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_inflates_thin_slices_and_slabs_come_back_to_the_noise_free_score(seed: int) -> None:
+def test_f_noise_inflates_thin_slices_and_slabs_come_back_to_the_noise_free_score(seed: int) -> None:
     clean, vessels = rods()
     truth = scored(clean, vessels, THIN).total.agatston
     assert truth == pytest.approx(9 * 81 * 0.25 * 12 / 3)  # nine rods of 81 pixels, weight 1
@@ -256,7 +259,7 @@ def test_labels_of_slices_go_to_the_vessel_most_slices_have() -> None:
         slab_labels(labels + np.uint8(3), plan_slabs(8, 1.0))
 
 
-def test_the_phase_of_the_grid_changes_agatston_by_a_third_but_mass_by_a_twentieth() -> None:
+def test_j_the_phase_of_the_grid_changes_agatston_by_a_third_but_mass_by_a_twentieth() -> None:
     """A 3 mm grid moved by 1.5 mm reclassifies patients: nothing tighter than this may be promised of an Agatston score."""
     fine = sphere(2.5, 600)
     found = []
