@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.phantom.anatomy import Patient
 from cacsnet.scanner.imaging import image
-from cacsnet.scanner.motion import STREAK_MM, in_motion
-from cacsnet.scanner.protocol import Protocol, Vector
+from cacsnet.scanner.motion import STREAK_MM
+from cacsnet.scanner.protocol import Protocol
 
 DISTRACTORS = {
     "aorta": 5, "aortic_valve": 6, "mitral_annulus": 7, "pericardium": 8, "papillary_muscle": 9, "node": 10,
@@ -162,7 +161,7 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
             continue
         field = _gathered((points - first) / FINE_MM, amount)
         box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-        added = _image(torch.from_numpy(field / FINE_MM**3).float(), first, scanner, box).numpy()
+        added = image(torch.from_numpy(field / FINE_MM**3).float(), first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
         z, y, x = np.nonzero(np.abs(added) > FAINT_HU)
         index = ((z + low[0]) * shape[1] + y + low[1]) * shape[2] + x + low[2]
         parts.append((index, added[z, y, x], owner))
@@ -173,16 +172,6 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
     row = np.repeat([owners.index(owner) for *_, owner in parts], [len(index) for index, *_ in parts])
     total = np.bincount(row * len(voxels) + place_of, np.concatenate([v for _, v, _ in parts]), len(owners) * len(voxels))
     return CalciumImage(voxels, total.reshape(len(owners), -1).astype(np.float32), owners)
-
-
-def _image(field: Tensor, first: np.ndarray, scanner: Protocol, box: tuple[slice, slice, slice]) -> Tensor:
-    """Image of a lattice of :data:`FINE_MM` whose first cell lies at ``first`` (patient mm), at rest or in motion."""
-    calm = scanner.still()
-
-    def still(part: tuple[slice, slice, slice], shift_mm: Vector) -> Tensor:
-        return image(field, (first + np.array(shift_mm)).tolist(), (FINE_MM,) * 3, calm, part)
-
-    return in_motion(still, scanner, box) if scanner.moves else still(box, (0.0, 0.0, 0.0))
 
 
 def _gathered(place: np.ndarray, amount: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cacsnet.scanner.kernel import BLOCK, apply_weights, gauss_weights, gaussians, slice_weights
 from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
-from cacsnet.scanner.motion import STREAK_MM, displace, slab_of
+from cacsnet.scanner.motion import in_motion
 from cacsnet.scanner.noise import noise
-from cacsnet.scanner.protocol import Protocol
+from cacsnet.scanner.protocol import Protocol, Vector
 
 Box = tuple[slice, slice, slice]
 
@@ -42,8 +42,12 @@ def image(
         float32 [slices, rows, columns] of the box, on the device of ``volume``.
     """
     box = box or (slice(0, protocol.shape[0]), slice(0, protocol.shape[1]), slice(0, protocol.shape[2]))
-    out = volume if background == 0 else volume - background
-    out = _moving(out, origin_mm, step_mm, protocol, box) if protocol.moves else _image(out, origin_mm, step_mm, protocol, box)
+    field = volume if background == 0 else volume - background
+
+    def still(part: Sequence[slice], shift_mm: Vector) -> Tensor:
+        return _image(field, origin_mm, step_mm, protocol, part, shift_mm)
+
+    out = in_motion(still, protocol, box) if protocol.moves else still(box, (0.0, 0.0, 0.0))
     return out if background == 0 else out.add_(background)
 
 
@@ -52,8 +56,8 @@ def _image(
     origin_mm: Sequence[float],
     step_mm: Sequence[float],
     protocol: Protocol,
-    box: Box,
-    shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
+    box: Sequence[slice],
+    shift_mm: Vector,
 ) -> Tensor:
     """Image of a field displaced by ``shift_mm``."""
     centres = [protocol.origin_mm[k] + protocol.spacing_mm[k] * np.arange(box[k].start, box[k].stop) for k in range(3)]
@@ -77,28 +81,6 @@ def _add_rows(out: Tensor, weights: Tensor, volume: Tensor, beta: int) -> None:
         low, high = (int(hit[0]), int(hit[-1]) + 1) if hit.numel() else (0, 1)
         block = weights[start : start + BLOCK, low:high].expand(len(volume), -1, -1)
         out[:, start : start + BLOCK].baddbmm_(block, volume[:, low:high], beta=beta)
-
-
-def _moving(volume: Tensor, origin_mm: Sequence[float], step_mm: Sequence[float], protocol: Protocol, box: Box) -> Tensor:
-    """Slab by slab, each displaced; then the path within the window, in a margin around the box."""
-    margin = [0, 0, 0]
-    if protocol.motion_path_mm:
-        most = np.abs(protocol.motion_path_mm).max(0) + np.array([0.0, STREAK_MM, STREAK_MM])
-        margin = np.ceil(most / protocol.spacing_mm).astype(int).tolist()
-    start = [box[k].start - margin[k] for k in range(3)]
-    stop = [box[k].stop + margin[k] for k in range(3)]
-    slabs = slab_of(protocol, np.arange(start[0], stop[0]))
-    pieces = []
-    for slab in np.unique(slabs):
-        inside = start[0] + np.flatnonzero(slabs == slab)
-        part = (slice(int(inside[0]), int(inside[-1]) + 1), slice(start[1], stop[1]), slice(start[2], stop[2]))
-        shift = protocol.slab_shifts_mm[slab] if protocol.slab_shifts_mm else (0.0, 0.0, 0.0)
-        pieces.append(_image(volume, origin_mm, step_mm, protocol, part, shift))
-    out = torch.cat(pieces)
-    if protocol.motion_path_mm:
-        out = displace(out, protocol.spacing_mm, protocol)
-        out = out[tuple(slice(m, out.shape[k] - m) for k, m in enumerate(margin))]
-    return out
 
 
 __all__ = ["CALCIUM_HU_PER_MG_CC", "Protocol", "image", "noise"]

@@ -190,7 +190,7 @@ def test_noise_reaches_the_target_where_the_heart_moves_and_where_nothing_does(s
         slab_shifts_mm=shifts,
     )  # fmt: skip
     mixed, _ = reimage(noise(source, generator(1)), source, replace(target, noise_hu=0.0), generator(), heart=heart)
-    assert float(mixed[:, :46].std()) < 17
+    assert float(mixed[:, :46].std()) < 18
     for wanted in (20.0, 25.0):
         out, _ = reimage(noise(source, generator(1)), source, replace(target, noise_hu=wanted), generator(2), heart=heart)
         assert float(out[:, :46].std()) == pytest.approx(wanted, rel=0.05)
