@@ -234,6 +234,7 @@ class Patient:
             value = sdf(p)
             slope = torch.stack([sdf(p + torch.eye(3)[k].reshape(3, 1)) - value for k in range(3)])
             p = p - value * slope / slope.square().sum(0).clamp_min(0.2)
+        p = p[:, sdf(p).abs() < 2.0]  # where the field has a fold a step may lead anywhere
         q = self.to_heart(p / scale)
         bed = torch.minimum(heart.lv_outer_sdf(q), heart.ra_sdf(q)) < ARTERY_BED_MM
         keep = torch.where(bed, torch.tensor(ARTERY_MM), torch.tensor(WALL_MM))

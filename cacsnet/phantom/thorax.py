@@ -74,10 +74,20 @@ class Thorax:
     def _behind_the_wall(self, front: Tensor, gap_mm: float) -> float:
         """y of the chest's middle at which the nearest of the heart's points keeps its distance, and ``gap_mm`` more."""
         points, clear = self.heart_fit * front[:3], front[3] + gap_mm
+        self.chest_y = 0.0
+        middle = points * torch.tensor([1.0, 0.0, 1.0])[:, None]  # the same points halfway between breastbone and spine
+        for _ in range(12):  # moving the chest can't make room at the sides: a larger heart has a wider chest
+            beside = self.ring(middle)[0] + clear > 0
+            if not bool(beside.any()):
+                break
+            self.half_width *= 1.03
+            self.half_depth *= 1.03
+        points, clear = points[:, ~beside], clear[~beside]
         low, high = -120.0, 160.0  # so far in front, so far behind
         for _ in range(16):
             self.chest_y = 0.5 * (low + high)
-            too_near = bool((self.ring(points)[0] + clear > 0).any())
+            in_front = points[1] < self.chest_y  # a chest too far in front is not mended by moving it on
+            too_near = bool(((self.ring(points)[0] + clear > 0) & in_front).any())
             low, high = (low, self.chest_y) if too_near else (self.chest_y, high)
         return low
 
