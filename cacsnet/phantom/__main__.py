@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from cacsnet.errors import ConfigError
+from cacsnet.keys import read_keys
 from cacsnet.labels import STRUCTURES, VESSELS
 from cacsnet.phantom.calcium import DISTRACTORS
 from cacsnet.phantom.cohort import Recipe, make_case
@@ -64,12 +64,7 @@ def picture(path: Path, seed: int, slices: int = 6) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    keys = {"picture": "docs/phantom.png", "seed": "30000004"}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+    keys = read_keys(arguments, {"picture": "docs/phantom.png", "seed": "30000004"})
     picture(Path(keys["picture"]), int(keys["seed"]))
     print(f"written to {keys['picture']}")
     return 0

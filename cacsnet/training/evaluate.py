@@ -33,9 +33,10 @@ from scipy.ndimage import map_coordinates
 
 from cacsnet.agreement.statistics import icc
 from cacsnet.agreement.summary import summary_table
-from cacsnet.errors import CacsError, ConfigError
+from cacsnet.errors import CacsError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
+from cacsnet.keys import read_keys
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import Patient
@@ -235,15 +236,11 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``phantoms`` (for the map), ``output``, ``inference``."""
-    keys = {
+    defaults = {
         "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "60", "tuning": "6",
         "output": "outputs/evaluation", "first": "0", "card": "false", "workers": str(os.cpu_count() or 1),
     }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+    keys = read_keys(arguments, defaults)
     console = Console()
     checkpoint = Path(keys["checkpoint"])
     model = load_model(checkpoint)
