@@ -48,6 +48,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cacsnet.errors import ConfigError
+from cacsnet.keys import read_keys
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
 from cacsnet.phantom.cohort import Recipe, make_cases
 from cacsnet.phantom.heart import Artery
@@ -228,15 +229,10 @@ KEYS = {
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0, or 2 for a bad command."""
     console = Console(width=160)
-    keys = dict(KEYS)
     torch.set_num_threads(1)
     try:
         command = arguments[0] if arguments else ""
-        for argument in arguments[1:]:
-            key, _, value = argument.partition("=")
-            if key not in keys:
-                raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-            keys[key] = value
+        keys = read_keys(arguments[1:], KEYS)
         if keys["heart_model"] not in HEART_MODELS:
             raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
         if command == "measure":

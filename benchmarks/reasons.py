@@ -32,10 +32,11 @@ from matplotlib.patches import Patch
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
-from cacsnet.errors import CacsError, ConfigError
+from cacsnet.errors import CacsError
 from cacsnet.inference.localise import Heart
 from cacsnet.inference.pipeline import CaseResult, score_scan
 from cacsnet.inference.settings import InferenceSettings
+from cacsnet.keys import read_keys
 from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES, VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import View
@@ -406,15 +407,11 @@ def _draw(axes: Axes, case: Case, z: int, centre: np.ndarray, zones: bool, half_
 
 
 def main(arguments: Sequence[str]) -> int:
-    keys = {
+    defaults = {
         "scans": "12", "first": "200", "matrix": "384", "checkpoint": "checkpoints/cacsnet.safetensors",
         "report": "docs/reasons.md", "picture": "docs/reasons.png", "sweep": "false",
     }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+    keys = read_keys(arguments, defaults)
     console = Console()
     model, settings = load_model(Path(keys["checkpoint"])), InferenceSettings()
     cases, seconds, failed = [], [], 0

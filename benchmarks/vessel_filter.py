@@ -26,9 +26,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.ndimage import map_coordinates
 
-from cacsnet.errors import CacsError, ConfigError
+from cacsnet.errors import CacsError
 from cacsnet.inference.pipeline import CaseResult, score_scan
 from cacsnet.inference.settings import InferenceSettings
+from cacsnet.keys import read_keys
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import Patient
@@ -251,15 +252,11 @@ def picture(path: Path, true: Curve, found: Curve, false: Curve, default_mm: flo
 
 
 def main(arguments: Sequence[str]) -> int:
-    keys = {
+    defaults = {
         "scans": "12", "patients": "60", "first": "0", "matrix": "384", "docs": "docs",
         "checkpoint": "checkpoints/cacsnet.safetensors",
     }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+    keys = read_keys(arguments, defaults)
     console = Console()
     model, default_mm = load_model(Path(keys["checkpoint"])), InferenceSettings().vessel_filter_mm
     numbers = [int(keys[key]) for key in ("scans", "patients", "first", "matrix")]

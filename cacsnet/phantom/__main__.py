@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cacsnet.errors import ConfigError
+from cacsnet.keys import read_keys
 from cacsnet.labels import STRUCTURES, VESSELS
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import Recipe, make_case
@@ -131,15 +132,10 @@ KEYS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0, or 2 for a bad command."""
-    keys = dict(KEYS)
     console = Console()
     torch.set_num_threads(1)
     try:
-        for argument in arguments:
-            key, _, value = argument.partition("=")
-            if key not in keys:
-                raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-            keys[key] = value
+        keys = read_keys(arguments, KEYS)
         if keys["heart_model"] not in HEART_MODELS:
             raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
         if keys["cohort"]:

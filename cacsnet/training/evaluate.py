@@ -38,6 +38,7 @@ from cacsnet.agreement.summary import summary_table
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
+from cacsnet.keys import read_keys
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
@@ -243,16 +244,12 @@ def main(arguments: Sequence[str]) -> int:
     """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``first`` (number of the first scan), ``heart_model``,
     ``phantoms`` and ``tuning`` (for the map), ``output``, ``card`` (write the figures into the model card), ``workers``.
     """
-    keys = {
+    defaults = {
         "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "60", "tuning": "6",
         "output": "outputs/evaluation", "first": "0", "card": "false", "workers": str(os.cpu_count() or 1),
         "heart_model": "ellipsoid",
     }  # fmt: skip
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in keys:
-            raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
-        keys[key] = value
+    keys = read_keys(arguments, defaults)
     if keys["heart_model"] not in HEART_MODELS:
         raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
     console = Console()
