@@ -217,9 +217,9 @@ class Patient:
             p = rigid - self.warp_mm * self.warp(p) - self.fine_warp_mm * self.fine_warp(p)
         return p.T.numpy().astype(float)
 
-    def _heart_surface(self, scale: float) -> tuple[Tensor, float]:
+    def _heart_surface(self, scale: float) -> tuple[Tensor, float, float]:
         """The front of a heart of a given scale: float32 [4, n], points (z, y, x) mm of the thorax frame with the distance that
-        each keeps from the chest wall; and its lowest z. Points lie 8 mm apart."""
+        each keeps from the chest wall; its lowest z; and its largest y near the midline. Points lie 8 mm apart."""
         heart = self.heart
 
         def sdf(p: Tensor) -> Tensor:
@@ -229,6 +229,7 @@ class Patient:
         p = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
         value = sdf(p)
         lowest = float(p[0][value < 0].min()) - 4.0
+        back = float(p[1][(value < 0) & ((p[2] + 8).abs() < 32)].max()) + 4.0
         p = p[:, (value.abs() < 8) & (p[1] < 10)]
         for _ in range(2):  # onto the surface
             value = sdf(p)
@@ -238,7 +239,7 @@ class Patient:
         q = self.to_heart(p / scale)
         bed = torch.minimum(heart.lv_outer_sdf(q), heart.ra_sdf(q)) < ARTERY_BED_MM
         keep = torch.where(bed, torch.tensor(ARTERY_MM), torch.tensor(WALL_MM))
-        return torch.cat([p, keep[None]]), lowest
+        return torch.cat([p, keep[None]]), lowest, back
 
     def _sac_field(self, v: View) -> Tensor:
         """Distance to the pericardial sac where it is near, 30 mm elsewhere. Where it meets the chest wall it is flat."""

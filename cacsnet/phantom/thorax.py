@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 FAR_MM = 1e3
 
+BEFORE_SPINE_MM = 6.0
+"""Least room between the left atrium and the vertebrae: the oesophagus, flattened, and fat."""
+
+VERTEBRA_MM = 16.0
+"""From a vertebra's middle to its front."""
+
 
 class Thorax:
     """Shape parameters of one chest, drawn from ``rng``.
@@ -30,6 +36,7 @@ class Thorax:
         front: float32 [4, n], (z, y, x) mm of points on the heart's surface, and how far each must stay from the wall (mm);
             thorax frame, before the heart is fitted to the chest.
         heart_bottom_mm: lowest z of the heart.
+        heart_back_mm: largest y of the heart before the spine.
 
     Attributes:
         midline, chest_y: x of the midline and y of the chest's middle.
@@ -39,13 +46,12 @@ class Thorax:
         rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
     """
 
-    def __init__(self, rng: np.random.Generator, front: Tensor, heart_bottom_mm: float) -> None:
+    def __init__(self, rng: np.random.Generator, front: Tensor, heart_bottom_mm: float, heart_back_mm: float) -> None:
         self.midline = rng.normal(-8, 7)
         self.half_width = float(np.clip(rng.normal(135, 10), 112, 160))
         self.half_depth = self.half_width * rng.uniform(0.58, 0.70)
         self.subcutaneous = float(np.clip(rng.gamma(2.2, 8), 4, 60))
         self.wall = rng.uniform(14, 28)
-        rng.normal()  # unused: keeps the chest of each seed as it was
         self.female = bool(rng.random() < 0.45)
         self.heart_fit = float(np.clip((self.half_width / 135) ** 0.5, 0.92, 1.08))
         left_dome = self.heart_fit * heart_bottom_mm + rng.uniform(2, 16)
@@ -61,6 +67,18 @@ class Thorax:
         # most hearts touch the wall; a lung between them is the exception
         gap = rng.uniform(0.0, 2.0) if rng.random() < 0.85 else rng.uniform(2.0, 12.0)
         self.chest_y = self._behind_the_wall(front, gap)
+        most = rng.uniform(15, 40)
+        for _ in range(16):  # the chest is as deep as its heart asks for
+            room = self.chest_y + self.half_depth - 4 - VERTEBRA_MM - self.heart_fit * heart_back_mm
+            if BEFORE_SPINE_MM < room < most:
+                break
+            if room <= BEFORE_SPINE_MM:
+                self.half_width *= 1.015
+                self.half_depth *= 1.03
+                gap = min(gap, 1.0)
+            else:
+                self.half_depth -= 0.4 * (room - most) + 0.5
+            self.chest_y = self._behind_the_wall(front, gap)
         self.spine_y = self.chest_y + self.half_depth - 4
         self.arms_up = bool(rng.random() < 0.75)
         self.breast = rng.uniform(0.5, 1.3) if self.female else 0.0

@@ -418,3 +418,17 @@ def test_the_area_surrounds_its_own_artery(painted):
         inside = ((index >= 0) & (index < 72)).all(1)
         labels = painted.anatomy.area.numpy()[tuple(index[inside].T)]
         assert (labels == artery.vessel).mean() > 0.85, artery.name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_heart_lies_between_breastbone_and_spine(model):
+    axes = [torch.arange(-100.0, 100.0, 8.0)] * 3
+    q = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    for seed in (40000000, 40000001, 40000015, 40000058, 30000027, 30000016, 20000003):  # deep, shallow and large ones
+        patient = Patient(seed, heart_model=model)
+        chest = patient.thorax
+        heart = q[:, patient.heart.solid_sdf(patient.to_heart(q)) < 0]
+        assert chest.ring(heart)[0].max() < 0
+        before_spine = heart[:, (heart[2] - chest.midline).abs() < 20]
+        room = float(chest.spine_y - 16 - before_spine[1].max())
+        assert 2 < room < 50  # the left atrium lies before the vertebrae, with the oesophagus between them
