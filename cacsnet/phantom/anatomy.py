@@ -276,7 +276,7 @@ class Patient:
             return t.lung + 25 * v.field("coarse_texture")[0] + 12 * v.field("texture")[1] + 800 * vessels * near
 
         def bone(v: View) -> Tensor:
-            return t.trabecular * (1 + 0.35 * v.field("texture")[0] + 0.25 * v.field("coarse_texture")[1])
+            return t.trabecular * (1 + 0.22 * v.field("texture")[0] + 0.25 * v.field("coarse_texture")[1])
 
         def muscle(v: View) -> Tensor:
             fine, streaks = v.field("texture")

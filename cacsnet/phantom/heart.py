@@ -51,6 +51,15 @@ class Artery:
         return float(np.linalg.norm(np.diff(self.line, axis=0), axis=1).sum())
 
 
+LEAST_FAT_MM = 1.6
+"""Everywhere: arteries lie in it."""
+
+
+def draw_fat_side(rng: np.random.Generator) -> np.ndarray:
+    """Fat is thickest in front of the right ventricle and around the apex, more or less to either side."""
+    return unit(np.array([-0.25, -0.85, 0.1]) + rng.normal(0, 0.35, 3))
+
+
 @dataclass
 class Heart(ABC):
     """Landmarks (mm, heart frame) that the thorax, the calcium and the arteries hang on.
@@ -66,7 +75,8 @@ class Heart(ABC):
         tricuspid, tricuspid_normal: centre of the valve and direction from atrium to ventricle; groove_radius: of the floor of
             the atrioventricular groove around it.
         left_out, right_out: directions in which the left main and the right coronary artery leave the root.
-        fat_mm: thickness of the fat on the free walls; groove_mm: how far the sac bridges the grooves.
+        fat_mm: mean thickness of the fat on the free walls; fat_side: unit vector to where it is thickest; groove_mm:
+            how far the sac bridges the grooves.
     """
 
     base: np.ndarray
@@ -85,6 +95,7 @@ class Heart(ABC):
     left_out: np.ndarray
     right_out: np.ndarray
     fat_mm: float
+    fat_side: np.ndarray
     groove_mm: float
 
     @abstractmethod
@@ -166,7 +177,12 @@ class Heart(ABC):
         sdf = smooth_min(sdf, self.la_sdf(p) - 2, k)
         low_vessels = torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5
         low_vessels = smooth_max(low_vessels, plane(p, (58.0, 0.0, 0.0), (1.0, 0.0, 0.0)), 4.0)
-        return smooth_min(sdf, low_vessels, 0.7 * k) - self.fat_mm
+        return smooth_min(sdf, low_vessels, 0.7 * k) - self._fat(p)
+
+    def _fat(self, p: Tensor) -> Tensor:
+        """Thickness of the fat (mm): next to none on one side of the heart, nearly twice the mean on the other."""
+        towards = (vector(self.fat_side, p) * p).sum(0) / p.square().sum(0).sqrt().clamp_min(10.0)
+        return LEAST_FAT_MM + (self.fat_mm - LEAST_FAT_MM) * (1 + 0.9 * towards)
 
 
 def _tube(p: Tensor, line: np.ndarray, radii: np.ndarray) -> Tensor:

@@ -15,7 +15,19 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min
-from cacsnet.phantom.heart import Artery, Heart, branch_length_mm, cut, push_out, ray_out, resample, surface_distance, unit
+from cacsnet.phantom.heart import (
+    LEAST_FAT_MM,
+    Artery,
+    Heart,
+    branch_length_mm,
+    cut,
+    draw_fat_side,
+    push_out,
+    ray_out,
+    resample,
+    surface_distance,
+    unit,
+)
 
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
@@ -100,7 +112,8 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         papillary_radius=0.6 * inner[1],
         left_out=unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0])),
         right_out=unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)])),
-        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), 1.6, 9.0)), groove_mm=rng.uniform(18, 36),
+        fat_mm=float(np.clip(rng.gamma(2.0, 1.4), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
+        groove_mm=rng.uniform(18, 36),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
         la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),

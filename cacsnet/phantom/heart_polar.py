@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
-from cacsnet.phantom.heart import Artery, Heart, branch_length_mm, cut, push_out, resample, unit
+from cacsnet.phantom.heart import LEAST_FAT_MM, Artery, Heart, branch_length_mm, cut, draw_fat_side, push_out, resample, unit
 
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
@@ -360,7 +360,8 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         papillary_radius=0.6 * (radius - wall),
         left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
-        fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), 1.6, 9.0)), groove_radius=rng.uniform(13, 17),
+        fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
+        groove_radius=rng.uniform(13, 17),
         groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),

@@ -270,9 +270,20 @@ def _papillary_muscle(patient: Patient, rng: np.random.Generator) -> list[np.nda
     return lines
 
 
+NODE_MM = 8.0
+"""Half of a large node: so far from the chest wall is a node's middle."""
+
+
 def _node(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
-    direction = unit(rng.normal(size=3))
-    middle = on_sac(patient, direction[None])[0] + direction * rng.uniform(3, 28)
+    """Lines through each other in the fat between sac, chest wall and spine; none if three tries find no room there."""
+    for _ in range(3):
+        direction = unit(rng.normal(size=3))
+        middle = on_sac(patient, direction[None])[0] + direction * rng.uniform(3, 28)
+        at = patient.to_thorax(torch.tensor(patient.heart_to_patient(middle[None]).T, dtype=torch.float32))
+        if float(patient.thorax.ring(at)[0]) < -NODE_MM:
+            break
+    else:
+        return []
     lines = rng.normal(size=(3, 3))
     return [middle + rng.normal(0, 2, 3) + _span(rng.uniform(6, 16))[:, None] * unit(line) for line in lines]
 

@@ -67,7 +67,7 @@ class Thorax:
         # most hearts touch the wall; a lung between them is the exception
         gap = rng.uniform(0.0, 2.0) if rng.random() < 0.85 else rng.uniform(2.0, 12.0)
         self.chest_y = self._behind_the_wall(front, gap)
-        most = rng.uniform(15, 40)
+        most = rng.uniform(9, 25)
         for _ in range(16):  # the chest is as deep as its heart asks for
             room = self.chest_y + self.half_depth - 4 - VERTEBRA_MM - self.heart_fit * heart_back_mm
             if BEFORE_SPINE_MM < room < most:

@@ -176,7 +176,7 @@ def test_reference_row(small_case):
 
 
 def test_two_scans_share_the_patient_and_differ_in_all_that_a_visit_changes():
-    recipe = Recipe(30_000_110, agatston=150.0, matrix=64, increment_mm=5.0)
+    recipe = Recipe(30_000_110, agatston=150.0, matrix=128, increment_mm=3.0)
     first, second = make_cases(recipe, (Visit(1, 60.0), Visit(2, 60.0)))
     assert first.deposits is second.deposits
     assert first.patient is second.patient

@@ -170,7 +170,7 @@ def test_distractors_and_plaques_share_size_density_and_shape(patients):
     samples = {"plaque": [], "other": []}
     trees = {}
     rng = np.random.default_rng(2)
-    for number in range(24):
+    for number in range(60):
         patient = patients[number % len(patients)]
         if patient.seed not in trees:
             trees[patient.seed] = patient.heart.grow_tree(np.random.default_rng([patient.seed, 2])), linear_part(patient)
@@ -221,3 +221,14 @@ def test_bodies_lie_along_their_lines(patients):
             gap = min(cKDTree(bed.line).query(body.centre)[0] for bed in beds)
             assert gap < 3.5
     assert draw_size(rng, 10.0).length_mm > 0
+
+
+def test_lymph_nodes_lie_inside_the_chest():
+    for seed in range(900, 906):
+        patient, rng = Patient(seed), np.random.default_rng(seed)
+        for _ in range(6):
+            for line in PLACES["node"](patient, rng):
+                middle = patient.to_thorax(
+                    torch.tensor(patient.heart_to_patient(line[[len(line) // 2]]).T, dtype=torch.float32)
+                )
+                assert float(patient.thorax.ring(middle)[0]) < 0
