@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pages import write_between
 from phantom_literature import agatston_table, literature_table
 from phantom_measure import (
     Painted,
@@ -200,17 +201,9 @@ def measure(keys: Mapping[str, str], console: Console) -> str:
 
 
 def write(docs: str, mark: str, text: str) -> None:
-    """Replace what stands between ``<!-- mark: start -->`` and ``<!-- mark: end -->`` in ``<docs>/phantom.md``."""
-    if not docs:
-        return
-    path = Path(docs) / "phantom.md"
-    start, end = f"<!-- {mark}: start -->", f"<!-- {mark}: end -->"
-    page = path.read_text(encoding="utf-8")
-    if page.count(start) != 1 or page.count(end) != 1:
-        raise ConfigError(f"{path} must have the marks {start} and {end} once", field="docs", value=docs)
-    before, _, rest = page.partition(start)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+    """Into ``<docs>/phantom.md``; nothing without ``docs``."""
+    if docs:
+        write_between(Path(docs) / "phantom.md", mark, text)
 
 
 def whole(keys: Mapping[str, str], name: str) -> int:

@@ -33,7 +33,7 @@ class StageConfig:
         patch: voxels a side.
         hu_window: HU mapped to -1 and +1; values outside are clipped.
         in_channels: 1, or 1 + 8 when the coarse structure probabilities are further channels.
-        widths, units, branch_levels, norm: see :class:`MultiBranchUNet`.
+        widths, units, branch_levels, norm, separate_course: see :class:`MultiBranchUNet`.
     """
 
     spacing_mm: float
@@ -44,9 +44,10 @@ class StageConfig:
     units: int = 1
     branch_levels: int = 1
     norm: str = "instance"
+    separate_course: bool = True
 
     def build(self) -> MultiBranchUNet:
-        return MultiBranchUNet(self.in_channels, self.widths, self.units, self.branch_levels, self.norm)
+        return MultiBranchUNet(self.in_channels, self.widths, self.units, self.branch_levels, self.norm, self.separate_course)
 
 
 def stage_config(values: Mapping[str, Any]) -> StageConfig:

@@ -22,7 +22,8 @@ class Prediction(NamedTuple):
 
     coronary: 5 channels, the decision on candidate voxels ("is this bright voxel calcium of which artery").
     structures: 8 channels, the heart structures.
-    course: 5 channels, where the arteries run (learnt on voxels that are not bright); second output of the coronary branch.
+    course: 5 channels, where the arteries run (learnt on voxels that are not bright); second output of the coronary branch,
+        or the same one.
     """
 
     coronary: Tensor
@@ -90,6 +91,7 @@ class MultiBranchUNet(nn.Module):
         units: residual units per level in the encoder and in the decoder.
         branch_levels: number of finest decoder levels that each branch has for itself; 0 parts at the output layer.
         norm: "instance" or "group".
+        separate_course: two outputs of the coronary branch, for the decision and for the course; else one for both.
 
     Input float [B, in_channels, Z, Y, X], sizes divisible by 2 ** (len(widths) - 1).
     """
@@ -101,6 +103,7 @@ class MultiBranchUNet(nn.Module):
         units: int = 1,
         branch_levels: int = 1,
         norm: str = "instance",
+        separate_course: bool = True,
     ) -> None:
         super().__init__()
         widths = tuple(widths)
@@ -112,7 +115,7 @@ class MultiBranchUNet(nn.Module):
         self.shared = nn.ModuleList(
             _Up(widths[level + 1], widths[level], units, norm) for level in reversed(range(branch_levels, len(widths) - 1))
         )
-        self.coronary = _Branch(widths, branch_levels, units, 2 * len(VESSELS), norm)
+        self.coronary = _Branch(widths, branch_levels, units, (1 + separate_course) * len(VESSELS), norm)
         self.structures = _Branch(widths, branch_levels, units, len(STRUCTURES), norm)
         self.stride = 2 ** (len(widths) - 1)
 
@@ -130,8 +133,8 @@ class MultiBranchUNet(nn.Module):
         for up in self.shared:
             first_shared -= 1
             x = up(x, skips[first_shared])
-        coronary, course = self.coronary(x, skips).split(len(VESSELS), dim=1)
-        return Prediction(coronary, self.structures(x, skips), course)
+        outputs = self.coronary(x, skips).split(len(VESSELS), dim=1)
+        return Prediction(outputs[0], self.structures(x, skips), outputs[-1])
 
 
 def summary(model: MultiBranchUNet, patch: int = 64) -> dict[str, object]:

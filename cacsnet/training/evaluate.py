@@ -160,7 +160,7 @@ def _one(job: tuple[Path, int, Recipe, MeanMap, InferenceSettings]) -> dict[str,
         result = score_scan(case.scan, model, settings)
         row["agatston_total"] = result.score.total.agatston
         row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
-        row |= _lesion_facts(case, result.vessel_map)
+        row |= lesion_facts(case, result.vessel_map)
     except CacsError as error:
         row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
     row["seconds"] = time.perf_counter() - start
@@ -168,7 +168,7 @@ def _one(job: tuple[Path, int, Recipe, MeanMap, InferenceSettings]) -> dict[str,
     return rows | {kind: {"case_id": case_id, **baseline_score(case, mean, kind)} for kind in ("all", "nothing", "map")}
 
 
-def _lesion_facts(case: CohortCase, vessel_map: np.ndarray) -> dict[str, float]:
+def lesion_facts(case: CohortCase, vessel_map: np.ndarray) -> dict[str, float]:
     """Voxels: true calcium kept, and kept voxels that belong to each distractor or to nobody."""
     bright = case.truth.hu >= 130
     owner = case.truth.owner

@@ -36,6 +36,14 @@ def test_gradients_reach_every_parameter(branch_levels, norm):
     assert without == []
 
 
+def test_one_coronary_map_answers_both_questions():
+    one, two = small(separate_course=False), small()
+    x = torch.randn(1, 1, 16, 16, 16)
+    assert torch.equal(one(x).course, one(x).coronary)
+    assert one(x).course.shape == two(x).course.shape
+    assert not torch.equal(two(x).course, two(x).coronary)
+
+
 def test_branches_part_where_they_should():
     """A loss on the structures alone trains the trunk, not the coronary branch."""
     network = small()

@@ -23,7 +23,7 @@ def empty() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.full(SHAPE, 40, dtype=np.int16), np.zeros(SHAPE, dtype=np.uint8), np.zeros(SHAPE, dtype=np.uint8)
 
 
-def test_lesion_facts() -> None:
+def testlesion_facts() -> None:
     hu, vessels, _ = empty()
     hu[2, 10:15, 20:25] = 250
     hu[3, 10:15, 20:25] = 450
