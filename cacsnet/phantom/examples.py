@@ -12,6 +12,7 @@ import pandas as pd
 
 from cacsnet.io import write_dicom_series
 from cacsnet.phantom.cohort import FORMAT, USUAL_DISTRACTORS, Recipe, make_case, reference_row
+from cacsnet.phantom.files import write_origin_names, write_truth
 
 EXAMPLES: dict[str, Recipe] = {
     name: replace(recipe, own_scanner=True)  # targets are met on the example's own scan, as far as densities allow
@@ -45,7 +46,8 @@ def ensure_examples(folder: Path, on_case: Callable[[str], None] | None = None) 
                 case = make_case(recipe)
                 write_dicom_series(case.scan, temporary / case_id, patient_id=f"PHANTOM-{recipe.seed}", seed=case_id)
                 manifest.append({"case_id": case_id, "path": case_id, "patient_id": case_id, "scan": 1})
-                reference.append(reference_row(case_id, case))
+                reference.append(reference_row(case_id, case) | write_truth(case, case_id, temporary))
+            write_origin_names(temporary)
             pd.DataFrame(reference).to_csv(temporary / "reference.csv", index=False)
             pd.DataFrame(manifest).to_csv(temporary / "manifest.csv", index=False)
             shutil.rmtree(target, ignore_errors=True)

@@ -3,8 +3,8 @@
 ``<output>/manifest.csv`` and ``reference.csv`` name the finished scans; ``scans/`` holds them; ``truth/`` one JSON a patient
 (every body of calcium with its mass: the anatomical truth, shared by all scans, and a reference row per scan) and two label
 maps a scan: ``<case>_vessels.nii.gz`` (voxels of the reference: 1 LM ... 4 RCA) and ``<case>_owners.nii.gz`` (who adds most
-calcium or metal, codes in the JSON). A patient is finished when the JSON is there; it is written last. ``cohort.json`` names
-the plan: a folder holds scans of one plan only.
+calcium or metal, codes in ``origins.json``), which ``reference.csv`` names as ``labels`` and ``origins``. A patient is
+finished when the JSON is there; it is written last. ``cohort.json`` names the plan: a folder holds scans of one plan only.
 """
 
 from __future__ import annotations
@@ -105,21 +105,35 @@ def _write_patient(job: tuple[Planned, Path, str]) -> str:
     for case in cases:
         case_id = f"{planned.patient_id}-{case.visit.number}"
         path = _write_scan(case, case_id, planned.patient_id, output, file_format)
-        scans.append(reference_row(case_id, case, planned.patient_id) | {"path": path, "gated": case.scan.acquisition.gated})
+        scans.append(
+            reference_row(case_id, case, planned.patient_id)
+            | write_truth(case, case_id, output)
+            | {"path": path, "gated": case.scan.acquisition.gated}
+        )
     facts = {
-        "patient_id": planned.patient_id, "plan": _settings(planned), "owners": OWNER_NAMES,
-        "truth": anatomical_truth(cases[0]), "scans": scans,
+        "patient_id": planned.patient_id, "plan": _settings(planned), "truth": anatomical_truth(cases[0]), "scans": scans,
     }  # fmt: skip
     _write_json(_truth_path(output, planned), facts)
     return planned.patient_id
 
 
-def _write_scan(case: CohortCase, case_id: str, patient_id: str, output: Path, file_format: str) -> str:
-    """Write one scan and its label maps; returns its path below ``output``."""
+def write_truth(case: CohortCase, case_id: str, output: Path) -> dict[str, str]:
+    """Write the label maps of a scan; returns the columns ``labels`` and ``origins``: their paths below ``output``."""
     threshold = case.reference.bands_hu[0]
     vessels = np.where(case.truth.hu >= threshold, vessel_labels(case.truth), 0).astype(np.uint8)
-    write_nifti(output / "truth" / f"{case_id}_vessels.nii.gz", vessels, case.scan.geometry)
-    write_nifti(output / "truth" / f"{case_id}_owners.nii.gz", case.truth.owner, case.scan.geometry)
+    paths = {"labels": f"truth/{case_id}_vessels.nii.gz", "origins": f"truth/{case_id}_owners.nii.gz"}
+    for path, values in zip(paths.values(), (vessels, case.truth.owner), strict=True):
+        write_nifti(output / path, values, case.scan.geometry)
+    return paths
+
+
+def write_origin_names(output: Path) -> None:
+    """``origins.json``: what the codes of the ``origins`` maps mean."""
+    _write_json(output / "origins.json", {str(code): name for code, name in OWNER_NAMES.items()})
+
+
+def _write_scan(case: CohortCase, case_id: str, patient_id: str, output: Path, file_format: str) -> str:
+    """Write one scan; returns its path below ``output``."""
     folder = output / "scans"
     if file_format == "nifti":
         write_nifti(folder / f"{case_id}.nii.gz", case.truth.hu, case.scan.geometry)
@@ -144,6 +158,7 @@ def _write_tables(plan: Sequence[Planned], output: Path) -> None:
             rows += json.loads(path.read_text(encoding="utf-8"))["scans"]
     if not rows:
         return
+    write_origin_names(output)
     table = pd.DataFrame(rows)
     reference = table.drop(columns=["path", "gated"])
     for name, values in (("reference.csv", reference), ("manifest.csv", table[list(MANIFEST)])):

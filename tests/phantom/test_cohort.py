@@ -255,6 +255,7 @@ def test_examples_appear_complete_or_not_at_all(tmp_path, tiny_cohort, monkeypat
 
     monkeypatch.setattr(examples, "make_case", lambda recipe: tiny_case(recipe))
     monkeypatch.setattr(examples, "reference_row", lambda case_id, case: {"case_id": case_id})
+    monkeypatch.setattr(examples, "write_truth", lambda case, case_id, output: {"labels": case_id})
     monkeypatch.setattr(examples, "write_dicom_series", full_disk)
     with pytest.raises(OSError, match="no space"):
         ensure_examples(tmp_path)

@@ -87,7 +87,10 @@ def test_tables_have_the_contracts_columns(tmp_path, once):
     assert set(manifest.columns) - set(first) <= set(OVERRIDE_TYPES)
     assert {"heart_rate_bpm", "bmi_kg_m2", "kvp"} <= set(manifest.columns)
     known = [c for c in SCORE_COLUMNS if c not in ("status", "flags", "seconds")]
-    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2"]
+    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2", "labels", "origins"]
+    assert all((tmp_path / path).is_file() for path in (*reference["labels"], *reference["origins"]))
+    names = json.loads((tmp_path / "origins.json").read_text())
+    assert {int(code): name for code, name in names.items()} == OWNER_NAMES
     assert (reference["patient_id"] == PLAN[0].patient_id).all()
     assert list(reference["scan"]) == [1, 2]
     parts = reference[[f"agatston_{n}" for n in VESSEL_NAMES]].sum(axis=1)
@@ -103,7 +106,6 @@ def test_the_anatomical_truth_belongs_to_the_patient(tmp_path, once):
     assert truth["mass_mg"]["total"] == pytest.approx(sum(truth["mass_mg"][n] for n in VESSEL_NAMES))
     by_owner = {n: sum(b["mass_mg"] for b in truth["bodies"] if b["owner"] == n) for n in VESSEL_NAMES}
     assert by_owner == pytest.approx({n: truth["mass_mg"][n] for n in VESSEL_NAMES})
-    assert {int(k): v for k, v in facts["owners"].items()} == OWNER_NAMES
     assert len(facts["scans"]) == 2
 
 
