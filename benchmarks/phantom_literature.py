@@ -46,6 +46,9 @@ DEFAULT = "usual textbook range, not checked against one publication"
 WOMEN = 0.91
 """Dodge 1992: women's coronary arteries are 9 % narrower."""
 
+LEFT_DOMINANT = "15 % are left-dominant: the LCX goes on to the crux, the RCA ends at the right margin"
+WIDE = "drawn wider than life on purpose: contrast between tissues must not tell them apart"
+
 TABLE: tuple[Published, ...] = (
     Published("left_ventricle_ml", "left ventricle, blood", "mL", *two_sd((160, 29), (135, 26)), HUDSMITH),
     Published("right_ventricle_ml", "right ventricle, blood", "mL", *two_sd((190, 33), (148, 35)), HUDSMITH),
@@ -89,8 +92,8 @@ TABLE: tuple[Published, ...] = (
     ),
     Published("LM_length_mm", "LM, length", "mm", 0, 21.1, "Medrano-Gracia 2016, CT, 10.5 ± 5.3, doi:10.4244/EIJV12I7A139"),
     Published("LAD_length_mm", "LAD in the groove, length", "mm", 100, 130, DEFAULT),
-    Published("LCX_length_mm", "LCX in the groove, length", "mm", 50, 80, DEFAULT),
-    Published("RCA_length_mm", "RCA to the crux, length", "mm", 100, 140, DEFAULT),
+    Published("LCX_length_mm", "LCX in the groove, length", "mm", 50, 80, DEFAULT, above=LEFT_DOMINANT),
+    Published("RCA_length_mm", "RCA to the crux, length", "mm", 100, 140, DEFAULT, below=LEFT_DOMINANT),
     Published("LM_mm", "LM, lumen", "mm", WOMEN * 4.5 - 1.0, 5.5, DODGE),
     Published("LAD_proximal_mm", "LAD, proximal lumen", "mm", WOMEN * 3.7 - 0.8, 4.5, DODGE),
     Published("LAD_distal_mm", "LAD, distal lumen", "mm", WOMEN * 1.9 - 0.8, 2.7, DODGE),
@@ -103,8 +106,12 @@ TABLE: tuple[Published, ...] = (
         25,
         50,
         "325 patients, interquartile ranges of anaemic and other patients, doi:10.21203/rs.3.rs-1420003/v1",
+        below=WIDE,
+        above=WIDE,
     ),
-    Published("myocardium_hu", "myocardium", "HU", 25, 60, DEFAULT + " (40-50), wider by what anaemia takes off blood"),
+    Published(
+        "myocardium_hu", "myocardium", "HU", 25, 60, DEFAULT + " (40-50), wider by what anaemia takes off blood", WIDE, WIDE
+    ),
     Published(
         "epicardial_fat_hu",
         "epicardial fat",
@@ -112,6 +119,8 @@ TABLE: tuple[Published, ...] = (
         -110,
         -69,
         "Monti 2021, CT without contrast: median -73, doi:10.3390/jcm10040735; down to the usual -110 of pure fat",
+        below=WIDE,
+        above=WIDE,
     ),
     Published("lung_hu", "lung", "HU", -900, -780, DEFAULT + ", in inspiration"),
     Published(

@@ -118,8 +118,8 @@ def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
     tissue = Tissue(
         blood=blood,
         myocardium=blood + (0.0 if rng.random() < 0.3 else rng.uniform(-10, 15)),
-        fat=rng.uniform(-115, -75), lung=rng.uniform(-910, -780), muscle=rng.normal(55, 7), liver=rng.normal(57, 10),
-        trabecular=rng.uniform(90, 260), cortical=rng.uniform(350, 1000), cartilage=rng.uniform(80, 120), enhanced=enhanced,
+        fat=rng.uniform(-110, -75), lung=rng.uniform(-910, -780), muscle=rng.normal(55, 7), liver=rng.normal(57, 10),
+        trabecular=rng.uniform(70, 215), cortical=rng.uniform(350, 1000), cartilage=rng.uniform(80, 120), enhanced=enhanced,
     )  # fmt: skip
     if enhanced:
         level = rng.uniform(110, 450)

@@ -104,7 +104,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
     trunk = np.array([[32, -30, 14], [44, -26, 19], [58, -12, 22], [64, 8, 18]], float)
     trunk += rng.normal(0, 2.0, trunk.shape)
-    trunk_radii = rng.normal(13.5, 1.3) * np.array([0.95, 1.0, 1.0, 0.95])
+    trunk_radii = rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.95])
     tricuspid = np.array([-4.0, -16.0, -24.0])
     return EllipsoidHeart(
         base=BASE, axes=axes, root=root, root_radii=root_radii, trunk=trunk, trunk_radii=trunk_radii,

@@ -355,7 +355,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     shape_sd = np.array([0.05] * 3 + [0.05] * 3 + [0.06] * 3)
     return PolarHeart(
         base=base, axes=axes, root=root, root_radii=rng.normal(15.3, 1.6) * np.array([0.86, 0.98, 0.96, 1.0, 1.02, 0.97, 0.92]),
-        trunk=trunk, trunk_radii=rng.normal(13.3, 1.3) * np.array([0.95, 1.0, 1.0, 0.97]),
+        trunk=trunk, trunk_radii=rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.97]),
         la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(radius - wall, radius - wall),
         papillary_radius=0.6 * (radius - wall),
         left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
