@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
+from statsmodels.genmod import families, generalized_linear_model
 
 from cacsnet.agreement.statistics import Interval
 from cacsnet.errors import ArgumentError
@@ -135,7 +135,7 @@ def percentage_glm(pairs: pd.DataFrame, denominator: Denominator = "reference", 
         return without("the percentage difference does not vary")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a perfect fit; its numbers are finite or nan below
-        model = sm.GLM(outcome, design, family=sm.families.Gaussian())
+        model = generalized_linear_model.GLM(outcome, design, family=families.Gaussian())
         fit = model.fit(use_t=True)
         plain = np.column_stack([fit.params, fit.conf_int(), fit.pvalues])
         clustered = _clustered(model, kept["patient_id"], design.shape[1])
@@ -147,7 +147,7 @@ def percentage_glm(pairs: pd.DataFrame, denominator: Denominator = "reference", 
     return GLM(denominator, n, n_zero, n_incomplete, mean, sd, coefficients, tuple(dropped))
 
 
-def _clustered(model: sm.GLM, patients: pd.Series, n_parameters: int) -> NDArray[np.float64]:
+def _clustered(model: generalized_linear_model.GLM, patients: pd.Series, n_parameters: int) -> NDArray[np.float64]:
     """Low, high and p of each parameter with errors grouped by patient; nan without enough patients."""
     groups = pd.factorize(patients)[0]
     if patients.isna().any() or groups.max() + 1 <= n_parameters or groups.max() + 1 == len(groups):

@@ -65,8 +65,16 @@ class Overlap:
         return _ratio(self.true, self.true + self.false)
 
     def __add__(self, other: Overlap) -> Overlap:
-        names = ("tp_mm3", "fn_mm3", "fp_mm3", "found", "missed", "true", "false")
-        return Overlap(self.part, **{name: getattr(self, name) + getattr(other, name) for name in names})
+        return Overlap(
+            self.part,
+            self.tp_mm3 + other.tp_mm3,
+            self.fn_mm3 + other.fn_mm3,
+            self.fp_mm3 + other.fp_mm3,
+            self.found + other.found,
+            self.missed + other.missed,
+            self.true + other.true,
+            self.false + other.false,
+        )
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -109,8 +117,8 @@ def _overlap(part: str, reference: np.ndarray, model: np.ndarray, voxel_mm3: flo
     both = reference & model
     found, missed = _touched(reference, model)
     true, false = _touched(model, reference)
-    volumes = (both, reference & ~model, model & ~reference)
-    return Overlap(part, *(int(np.count_nonzero(v)) * voxel_mm3 for v in volumes), found, missed, true, false)
+    tp, fn, fp = (int(np.count_nonzero(v)) * voxel_mm3 for v in (both, reference & ~model, model & ~reference))
+    return Overlap(part, tp, fn, fp, found, missed, true, false)
 
 
 def _touched(lesions: np.ndarray, other: np.ndarray) -> tuple[int, int]:

@@ -136,7 +136,7 @@ def _by_case(
 
 
 def _filled(cell: object) -> bool:
-    return bool(pd.notna(cell)) and str(cell).strip() != ""  # type: ignore[call-overload]
+    return bool(pd.notna(cell)) and str(cell).strip() != ""
 
 
 def _numbers(cells: pd.Series) -> pd.Series:

@@ -311,9 +311,9 @@ def weighted_kappa(table: ArrayLike, weights: KappaWeights = "quadratic", confid
     """Cohen's kappa of a cross table [reference, model] (see :func:`confusion`).
 
     Disagreement counts with the distance of the categories (linear), its square (quadratic; only this gives the 0.977
-    of Sartoretti et al. 2022) or as one whatever the distance (none). The interval is asymptotic (Fleiss, Cohen & Everitt 1969). If both raters use one
-    and the same category only, kappa is ``nan``; if they never disagree, kappa is 1 and its interval ``nan``; if one
-    rater uses a single category, kappa is 0 and its interval ``nan``.
+    of Sartoretti et al. 2022) or as one whatever the distance (none). The interval is asymptotic (Fleiss, Cohen &
+    Everitt 1969). If both raters use one and the same category only, kappa is ``nan``; if they never disagree, kappa is
+    1 and its interval ``nan``; if one rater uses a single category, kappa is 0 and its interval ``nan``.
 
     Raises:
         ArgumentError: the table isn't a square one of counts, or ``weights`` is unknown.
