@@ -133,16 +133,16 @@ def compare(
     )
 
 
-def _measures(ref: NDArray[np.float64], mod: NDArray[np.float64], categories: bool) -> dict[str, float]:
+def _measures(ref: NDArray[np.float64], mod: NDArray[np.float64]) -> dict[str, float]:
     consistency, agreement = icc_values(ref, mod)
     bias, lower, upper = limits(ref, mod)
     error = float(np.abs(ref - mod).mean()) if len(ref) else math.nan
-    values = dict(zip(MEASURES, (agreement, consistency, error, bias, upper - lower), strict=True))
-    if categories:
-        a, b = category_indices(ref), category_indices(mod)
-        moved = float((a != b).mean()) if len(ref) else math.nan
-        values |= dict(zip(OF_CATEGORIES, (kappa_value(a, b), moved), strict=True))
-    return values
+    return dict(zip(MEASURES, (agreement, consistency, error, bias, upper - lower), strict=True))
+
+
+def _of_categories(ref: NDArray[np.int64], mod: NDArray[np.int64]) -> dict[str, float]:
+    moved = float((ref != mod).mean()) if len(ref) else math.nan
+    return dict(zip(OF_CATEGORIES, (kappa_value(ref, mod), moved), strict=True))
 
 
 def _differences(
@@ -154,14 +154,20 @@ def _differences(
     resamples: int,
     seed: int,
 ) -> list[Difference]:
-    total = part == "total"
+    scores = (ref, first, second)
+    ranks = tuple(category_indices(values) for values in scores)
 
-    def values(drawn: NDArray[np.int64]) -> dict[str, float]:
-        one, two = (_measures(ref[drawn], mod[drawn], total) for mod in (first, second))
+    def of(model: int, drawn: NDArray[np.int64]) -> dict[str, float]:
+        values = _measures(ref[drawn], scores[model][drawn])
+        return values | _of_categories(ranks[0][drawn], ranks[model][drawn]) if part == "total" else values
+
+    def change(drawn: NDArray[np.int64]) -> dict[str, float]:
+        one, two = of(1, drawn), of(2, drawn)
         return {name: two[name] - one[name] for name in one}
 
-    one, two = _measures(ref, first, total), _measures(ref, second, total)
-    found = bootstrap(values, clusters, resamples, seed, CONFIDENCE)
+    everything = np.arange(len(ref))
+    one, two = of(1, everything), of(2, everything)
+    found = bootstrap(change, clusters, resamples, seed, CONFIDENCE)
     return [Difference(part, name, len(ref), one[name], two[name], two[name] - one[name], found[name]) for name in one]
 
 

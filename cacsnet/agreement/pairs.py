@@ -16,6 +16,9 @@ from cacsnet.scoring.categories import RISK_CATEGORIES
 PARTS: tuple[str, ...] = ("total", *VESSEL_NAMES)
 EXTRACORONARY: tuple[str, ...] = ("aorta", "aortic_valve", "mitral_annulus")
 COVARIATES: tuple[str, ...] = ("heart_rate_bpm", "image_noise_hu", "bmi_kg_m2")
+DECIMALS = 6
+"""Of scores in ``scores.csv``: a reference with more digits must not differ from the model by rounding."""
+
 LEFT_OUT_COLUMNS = ("case_id", "why")
 
 
@@ -125,7 +128,7 @@ def _by_case(
     for column in ("case_id", *needed):
         if column not in frame.columns:
             raise ArgumentError(f"the {name} table has no column {column}", field="column", value=column)
-    known = frame[[_filled(case) for case in frame["case_id"]]]
+    known = frame[np.array([_filled(case) for case in frame["case_id"]], dtype=bool)]
     if len(known) < len(frame):
         notes.append(f"{len(frame) - len(known)} row(s) of the {name} table have no case_id")
     keyed = known.assign(case_id=known["case_id"].astype(str).str.strip()).drop_duplicates().set_index("case_id")
@@ -144,14 +147,14 @@ def _numbers(cells: pd.Series) -> pd.Series:
 
 
 def _scores(frame: pd.DataFrame, column: str, name: str, notes: list[str]) -> pd.Series:
-    """Scores as float64; nan where the cell is empty or, with a note, no score."""
+    """Scores as float64, rounded to :data:`DECIMALS`; nan where the cell is empty or, with a note, no score."""
     cells = frame[column]
     values = _numbers(cells)
     wrong = ~(np.isfinite(values) & (values >= 0))
     odd = [case for case in values.index[wrong] if _filled(cells[case])]
     if odd:
         notes.append(f"no score in {column} of the {name}: {cells[odd[0]]!r} ({odd[0]}){_more(odd)}")
-    return values.mask(wrong)
+    return values.mask(wrong).round(DECIMALS)
 
 
 def _more(items: list[str]) -> str:

@@ -331,9 +331,12 @@ def weighted_kappa(table: ArrayLike, weights: KappaWeights = "quadratic", confid
         return Kappa(1.0, _NAN_INTERVAL, n, weights, "no disagreement, so no interval")
     if min(np.count_nonzero(counts.sum(axis=axis)) for axis in (0, 1)) < 2:
         return Kappa(0.0, _NAN_INTERVAL, n, weights, "one rater uses a single category, so no interval")
-    result = cohens_kappa(counts, wt=None if weights == "none" else weights)
-    margin = float(stats.norm.ppf((1 + confidence) / 2)) * float(result.std_kappa)
-    kappa = float(result.kappa)
+    with np.errstate(all="ignore"):  # small tables can have no variance, or one of -1e-17
+        result = cohens_kappa(counts, wt=None if weights == "none" else weights)
+    kappa, spread = float(result.kappa), float(result.std_kappa)
+    if not spread > 1e-9:
+        return Kappa(kappa, _NAN_INTERVAL, n, weights, "kappa has no variance here, so no interval")
+    margin = float(stats.norm.ppf((1 + confidence) / 2)) * spread
     return Kappa(kappa, (max(kappa - margin, -1.0), min(kappa + margin, 1.0)), n, weights)
 
 
