@@ -1,0 +1,245 @@
+"""The panels that figures are made of: regression, Bland-Altman, scores by category, confusion matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from scipy import stats
+
+from cacsnet.agreement.figure_style import (
+    BLUE,
+    CATEGORY_STYLES,
+    DARK,
+    GREY,
+    UNIT,
+    VERMILLION,
+    say,
+    signed,
+    signed_interval,
+)
+from cacsnet.agreement.statistics import BlandAltman, Regression
+from cacsnet.scoring.categories import RISK_CATEGORIES
+
+Scores = NDArray[np.float64]
+
+_SIZE = 20.0  # of a marker, points²
+_EDGE = {"edgecolors": DARK, "linewidths": 0.5}
+_LINEAR_TO = 10.0  # scores by category: linear up to here, logarithmic above
+_JITTER, _APART = 0.11, 0.2
+
+
+def draw_points(
+    axes: Axes, x: Scores, y: Scores, categories: Sequence[str] | None = None, moved: NDArray[np.bool_] | None = None
+) -> None:
+    """One marker a case: in the style of its category, or all alike; a ring around those that ``moved``."""
+    if categories is None:
+        axes.scatter(x, y, s=_SIZE, marker="o", color=BLUE, alpha=0.75, zorder=3, label="scans", **_EDGE)
+    else:
+        of = np.asarray(categories, dtype=object)
+        for name, (marker, colour) in CATEGORY_STYLES.items():
+            here = of == name
+            if here.any():
+                axes.scatter(x[here], y[here], s=_SIZE, marker=marker, color=colour, alpha=0.85, zorder=3, label=name, **_EDGE)
+    if moved is not None and moved.any():
+        axes.scatter(
+            x[moved], y[moved], s=4.5 * _SIZE, marker="o", facecolors="none", edgecolors=DARK, zorder=4, label="reclassified"
+        )
+
+
+def draw_regression(
+    axes: Axes,
+    reference: Scores,
+    model: Scores,
+    line: Regression,
+    categories: Sequence[str] | None = None,
+    moved: NDArray[np.bool_] | None = None,
+    confidence: float = 0.95,
+) -> None:
+    """Reference (y) on model (x), both [n], with identity, regression line, and the band of its mean."""
+    axes.set_xlabel(f"Model ({UNIT})")
+    axes.set_ylabel(f"Reference ({UNIT})")
+    axes.set_box_aspect(1)
+    if len(reference) == 0:
+        say(axes, line.reason or "no scores", empty=True)
+        return
+    draw_points(axes, model, reference, categories, moved)
+    top = max(float(reference.max()), float(model.max())) or 1.0
+    axes.plot([0, top], [0, top], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1, label="identity")
+    axes.set(xlim=(-0.04 * top, 1.06 * top), ylim=(-0.04 * top, 1.06 * top))
+    if not (math.isfinite(line.slope) and math.isfinite(line.intercept)):
+        say(axes, line.reason, empty=False)
+        return
+    x = np.linspace(float(model.min()), float(model.max()), 101)
+    axes.plot(x, line.slope * x + line.intercept, color=BLUE, linewidth=1.3, zorder=2, label="regression")
+    low, high = mean_band(reference, model, line, x, confidence)
+    if np.isfinite(low).all():
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.22, linewidth=0, zorder=1.5, label=f"{100 * confidence:g} % CI")
+    sign = "−" if line.intercept < 0 else "+"
+    text = [f"reference = {signed(line.slope, 2)} · model {sign} {signed(abs(line.intercept))}"]
+    text += [f"R² = {line.r_squared:.3f}"] if math.isfinite(line.r_squared) else []
+    text += [f"n = {line.n}"]
+    axes.text(0.98, 0.03, "\n".join(text), transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, zorder=5)
+    axes.legend(*_lines(axes), loc="upper left", borderaxespad=0.1, handlelength=1.8)
+
+
+def _lines(axes: Axes) -> tuple[list, list[str]]:
+    """Legend of the lines; the points have their own."""
+    handles, labels = axes.get_legend_handles_labels()
+    kept = [(h, t) for h, t in zip(handles, labels, strict=True) if t in ("identity", "regression") or t.endswith("CI")]
+    return [h for h, _ in kept], [t for _, t in kept]
+
+
+def mean_band(
+    reference: Scores, model: Scores, line: Regression, x: Scores, confidence: float = 0.95
+) -> tuple[Scores, Scores]:
+    """Pointwise interval of the regression's mean at ``x``: fit ± t s sqrt(1/n + (x - mean)² / Sxx); nan below 3 cases."""
+    n = len(model)
+    spread = float(((model - model.mean()) ** 2).sum())
+    if n < 3 or not spread > 0:
+        return np.full_like(x, math.nan), np.full_like(x, math.nan)
+    residual = reference - (line.slope * model + line.intercept)
+    s = math.sqrt(float((residual**2).sum()) / (n - 2))
+    margin = float(stats.t.ppf((1 + confidence) / 2, n - 2)) * s * np.sqrt(1 / n + (x - model.mean()) ** 2 / spread)
+    fit = line.slope * x + line.intercept
+    return fit - margin, fit + margin
+
+
+def draw_bland_altman(
+    axes: Axes,
+    first: Scores,
+    second: Scores,
+    limits: BlandAltman,
+    names: tuple[str, str] = ("reference", "model"),
+    categories: Sequence[str] | None = None,
+    moved: NDArray[np.bool_] | None = None,
+) -> None:
+    """Difference first - second against the mean of both [n]; bias, limits of agreement, and their intervals as bands."""
+    axes.set_xlabel(f"Mean of {names[0]} and {names[1]} ({UNIT})")
+    axes.set_ylabel(f"{names[0].capitalize()} − {names[1]}\n({UNIT})")
+    if len(first) == 0:
+        say(axes, limits.reason or "no scores", empty=True)
+        return
+    mean, difference = (first + second) / 2, first - second
+    draw_points(axes, mean, difference, categories, moved)
+    axes.axhline(0, color=GREY, linewidth=0.6, linestyle=":", zorder=1)
+    right = float(mean.max()) or 1.0
+    axes.set_xlim(-0.04 * right, 1.06 * right)
+    if not (math.isfinite(limits.lower) and math.isfinite(limits.upper)):
+        reach = 1.4 * float(np.abs(difference).max()) or 1.0
+        axes.set_ylim(-reach, reach)
+        say(axes, limits.reason, empty=False)
+        return
+    lines = (
+        ("upper limit", limits.upper, limits.upper_ci, (0, (5, 2)), GREY),
+        ("bias", limits.bias, limits.bias_ci, "-", BLUE),
+        ("lower limit", limits.lower, limits.lower_ci, (0, (5, 2)), GREY),
+    )
+    ends = [float(difference.min()), float(difference.max()), 0.0, *(v for _, _, ci, _, _ in lines for v in ci)]
+    low, high = min(ends), max(ends)
+    pad = 0.06 * (high - low) or 1.0
+    low, high = low - pad, high + pad
+    axes.set_ylim(low, high)
+    # text of three lines each needs this much room, also where the limits lie close together
+    gap = max(limits.upper - limits.bias, 0.21 * (high - low))
+    middle = min(max(limits.bias, low + 1.4 * gap), high - 1.4 * gap) if 2.8 * gap < high - low else (low + high) / 2
+    for step, (name, value, ci, style, colour) in zip((1, 0, -1), lines, strict=True):
+        axes.axhline(value, color=colour, linewidth=1.2 if name == "bias" else 1.0, linestyle=style, zorder=2, label=name)
+        axes.axhspan(*ci, color=colour, alpha=0.2 if name == "bias" else 0.16, linewidth=0, zorder=0.5)
+        at = value if gap == limits.upper - limits.bias else middle + step * gap
+        axes.annotate(
+            f"{name}\n{signed(value)}\n({signed_interval(ci)})",
+            xy=(1.02, at),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=6.8,
+            color=DARK,
+            annotation_clip=False,
+        )
+    axes.text(0.02, 0.98, f"n = {limits.n}", transform=axes.transAxes, va="top", fontsize=7.5, zorder=5)
+
+
+def draw_categories(
+    axes: Axes, reference: Scores, model: Scores, categories: Sequence[str], labels: Sequence[str] = RISK_CATEGORIES
+) -> None:
+    """Scores of reference and model side by side in each category of the reference; a thin line joins each pair.
+
+    Boxes show median and quartiles. The axis is linear up to 10 and logarithmic above.
+    """
+    axes.set_xlabel(f"Risk category of the reference ({UNIT})")
+    axes.set_ylabel(f"Score ({UNIT})")
+    axes.set_yscale("symlog", linthresh=_LINEAR_TO, linscale=0.8)
+    of = np.asarray(categories, dtype=object)
+    sides = (("reference", reference, -_APART, "o", BLUE), ("model", model, _APART, "s", VERMILLION))
+    for place, label in enumerate(labels):
+        here = np.flatnonzero(of == label)
+        if len(here) == 0:
+            continue
+        # spread by rank, so that equal scores don't hide each other
+        here = here[np.argsort(reference[here], kind="stable")]
+        step = np.linspace(-_JITTER, _JITTER, len(here)) if len(here) > 1 else np.zeros(1)
+        for one, x in zip(here, place + step, strict=True):
+            axes.plot([x - _APART, x + _APART], [reference[one], model[one]], color=GREY, linewidth=0.35, alpha=0.7, zorder=1)
+        for name, scores, shift, marker, colour in sides:
+            axes.scatter(
+                place + shift + step,
+                scores[here],
+                s=0.6 * _SIZE,
+                marker=marker,
+                facecolors=colour if name == "reference" else "white",
+                edgecolors=colour,
+                linewidths=0.8,
+                alpha=0.85,
+                zorder=3,
+                label=name if place == int(np.flatnonzero([(of == text).any() for text in labels])[0]) else None,
+            )
+            _box(axes, place + shift, scores[here])
+    for limit in (100, 400):
+        axes.axhline(limit, color=GREY, linewidth=0.6, linestyle=":", zorder=0.5)
+    axes.set_xticks(range(len(labels)), [f"{label}\n(n = {int((of == label).sum())})" for label in labels])
+    top = max(float(reference.max()), float(model.max()), _LINEAR_TO) if len(reference) else _LINEAR_TO
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(-1.0, 1.6 * top))
+    ticks = [tick for tick in (0, 5, 10, 100, 400, 1000, 10000, 100000) if tick <= 1.6 * top]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    if len(reference):
+        axes.legend(loc="upper left", borderaxespad=0.2, handletextpad=0.3)
+    else:
+        say(axes, "no scores", empty=True)
+
+
+def _box(axes: Axes, x: float, scores: Scores) -> None:
+    """Median and quartiles of at least three scores."""
+    if len(scores) < 3:
+        return
+    low, median, high = np.quantile(scores, [0.25, 0.5, 0.75])
+    half = _JITTER + 0.05
+    axes.plot([x - half, x + half], [median, median], color=DARK, linewidth=1.6, zorder=4)
+    axes.fill_between([x - half, x + half], low, high, facecolor="none", edgecolor=DARK, linewidth=0.8, zorder=2.5)
+
+
+def draw_confusion(axes: Axes, counts: NDArray[np.int64], labels: Sequence[str]) -> None:
+    """Counts [reference, model] with their share of the row; darker is a larger share, the diagonal is framed."""
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            text = str(counts[i, j]) if not counts[i, j] else f"{counts[i, j]}\n{100 * shares[i, j]:.1f} %"
+            axes.text(j, i, text, ha="center", va="center", color="white" if shares[i, j] > 0.6 else DARK, fontsize=8)
+        axes.plot(
+            [i - 0.5, i + 0.5, i + 0.5, i - 0.5, i - 0.5],
+            [i - 0.5, i - 0.5, i + 0.5, i + 0.5, i - 0.5],
+            color=DARK,
+            linewidth=1.2,
+            clip_on=False,
+        )
+    places = range(len(labels))
+    axes.set_xticks(places, labels)
+    axes.set_yticks(places, [f"{label}\n(n = {n})" for label, n in zip(labels, totals[:, 0], strict=True)])
+    axes.set(xlabel=f"Category of the model ({UNIT})", ylabel=f"Category of the reference ({UNIT})")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
