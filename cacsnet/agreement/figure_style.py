@@ -107,12 +107,15 @@ def picture(figure: Figure, name: str, title: str, caption: str) -> Picture:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, dpi=DPI, facecolor="white", metadata=metadata)
             contents.append(buffer.getvalue())
+            figure.set_layout_engine("none")  # arranged once
     return Picture(name, title, caption, contents[0], contents[1])
 
 
-def title(axes: Axes, letter: str, text: str) -> None:
-    """Head of a panel: bold letter and words."""
-    axes.set_title(f"{letter}  {text}" if letter else text, loc="left", fontweight="bold")
+def title(axes: Axes, letter: str, text: str, detail: str = "") -> None:
+    """Head of a panel: bold letter and words, and a plain line below."""
+    axes.set_title(f"{letter}  {text}", loc="left", fontweight="bold", pad=14 if detail else None)
+    if detail:
+        axes.text(0, 1.02, detail, transform=axes.transAxes, va="bottom", fontsize=7.5)
 
 
 def say(axes: Axes, why: str, *, empty: bool) -> None:

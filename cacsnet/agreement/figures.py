@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from cacsnet.agreement.figure_style import (
     CATEGORY_STYLES,
@@ -20,7 +22,20 @@ from cacsnet.agreement.figure_style import (
     study_style,
     title,
 )
-from cacsnet.agreement.panels import Scores, draw_bland_altman, draw_categories, draw_confusion, draw_regression
+from cacsnet.agreement.panels import (
+    BAND,
+    IDENTITY,
+    LIMIT,
+    LIMIT_BAND,
+    LINE,
+    Scores,
+    bland_altman_span,
+    draw_bland_altman,
+    draw_categories,
+    draw_confusion,
+    draw_regression,
+    regression_words,
+)
 from cacsnet.agreement.statistics import bland_altman
 from cacsnet.agreement.study import Part, Study
 from cacsnet.agreement.tables import interval, number
@@ -44,37 +59,41 @@ def study_figures(study: Study) -> tuple[Picture, ...]:
 
 def agreement_figure(study: Study) -> Figure:
     """Regression, Bland-Altman, and scores by category of the total."""
-    figure = new_figure(7.4)
-    panels = figure.subplot_mosaic([["A", "B"], ["C", "C"]], width_ratios=[1, 1.1], height_ratios=[1, 0.95])
+    figure = new_figure(7.6)
+    panels = figure.subplot_mosaic([["A", "B"], ["C", "C"]], height_ratios=[1, 0.9])
     part, table = study.parts["total"], study.pairs
     reference, model = part_scores(study, "total")
     categories = list(table["reference_category"])
     moved = (table["reference_category"] != table["model_category"]).to_numpy(dtype=bool)
     draw_regression(panels["A"], reference, model, part.regression, categories, moved, confidence(study))
     draw_bland_altman(panels["B"], reference, model, part.bland_altman, categories=categories, moved=moved)
+    panels["B"].set_box_aspect(1)
     draw_categories(panels["C"], reference, model, categories)
-    for letter, text in (("A", "Linear regression"), ("B", "Bland-Altman analysis"), ("C", "Scores by risk category")):
-        title(panels[letter], letter, text)
-    _category_legend(figure, set(categories), bool(moved.any()))
+    title(panels["A"], "A", "Linear regression", regression_words(part.regression))
+    title(panels["B"], "B", "Bland-Altman analysis", f"n = {part.n}")
+    title(panels["C"], "C", "Scores by risk category")
+    _legend(figure, _category_entries(set(categories), bool(moved.any())) + _line_entries(), 4)
     return figure
 
 
 def vessels_figure(study: Study) -> Figure:
     """Regression and Bland-Altman of each vessel, a row each."""
-    figure = new_figure(9.4)
+    figure = new_figure(9.6)
     grid = figure.subplots(len(VESSEL_NAMES), 2, width_ratios=[1, 1.5])
     for row, name in enumerate(VESSEL_NAMES):
         left, right = grid[row]
-        title(left, "ABCD"[row], name)
         part = study.parts.get(name)
         if part is None:
+            title(left, "ABCD"[row], name)
             for axes in (left, right):
                 say(axes, f"no column agatston_{name} in both tables", empty=True)
             left.set_box_aspect(1)
             continue
         reference, model = part_scores(study, name)
         draw_regression(left, reference, model, part.regression, confidence=confidence(study))
-        draw_bland_altman(right, reference, model, part.bland_altman)
+        draw_bland_altman(right, reference, model, part.bland_altman, room=0.25)
+        title(left, "ABCD"[row], name, regression_words(part.regression))
+    _legend(figure, _line_entries(), 5)
     return figure
 
 
@@ -87,46 +106,47 @@ def confusion_figure(study: Study) -> Figure:
 
 def scan_rescan_figure(study: Study) -> Figure:
     """Bland-Altman of the first against the second scan, for reference and model, on the same axes."""
-    figure = new_figure(3.4)
+    figure = new_figure(3.7)
     panels = figure.subplots(1, 2)
     scans = rescanned(study)
     names = tuple(f"scan {name}" for name in study.scan_rescan.scans)  # type: ignore[union-attr]
-    for axes, letter, side in zip(panels, "AB", ("reference", "model"), strict=True):
+    sides = []
+    for side in ("reference", "model"):
         first, second = (scan[f"{side}_total"].to_numpy(dtype=np.float64) for scan in scans)
-        limits = bland_altman(first, second, confidence(study))
-        draw_bland_altman(axes, first, second, limits, names)  # type: ignore[arg-type]
-        title(axes, letter, side.capitalize())
-    for low, high, setter in (
-        (*_union([axes.get_xlim() for axes in panels]), "set_xlim"),
-        (*_union([axes.get_ylim() for axes in panels]), "set_ylim"),
-    ):
-        for axes in panels:
-            getattr(axes, setter)(low, high)
+        sides.append((first, second, bland_altman(first, second, confidence(study))))
+    spans = [bland_altman_span(*side) for side in sides]
+    span = max(s[0] for s in spans), min(s[1] for s in spans), max(s[2] for s in spans)
+    for axes, letter, name, (first, second, limits) in zip(panels, "AB", ("Reference", "Model"), sides, strict=True):
+        draw_bland_altman(axes, first, second, limits, names, span=span)  # type: ignore[arg-type]
+        title(axes, letter, name, f"n = {limits.n}")
+    _legend(figure, _line_entries("bias")[1:], 4)
     return figure
 
 
-def _union(ranges: list[tuple[float, float]]) -> tuple[float, float]:
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def _category_legend(figure: Figure, present: set[str], moved: bool) -> None:
-    entries = [
-        Line2D([], [], linestyle="none", marker=marker, color=colour, markeredgecolor=DARK, markeredgewidth=0.5, label=name)
+def _category_entries(present: set[str], moved: bool) -> list[Artist]:
+    point = {"linestyle": "none", "markeredgecolor": DARK}
+    entries: list[Artist] = [
+        Line2D([], [], marker=marker, color=colour, markeredgewidth=0.5, label=f"reference {name}", **point)  # type: ignore[arg-type]
         for name, (marker, colour) in CATEGORY_STYLES.items()
         if name in present
     ]
     if moved:
-        ring = {"markersize": 9, "markerfacecolor": "none", "markeredgecolor": DARK}
-        entries.append(Line2D([], [], linestyle="none", marker="o", label="reclassified by the model", **ring))
-    figure.legend(
-        handles=entries,
-        loc="outside lower center",
-        ncols=len(entries),
-        title="A, B: risk category of the reference",
-        title_fontsize=7.5,
-        handletextpad=0.3,
-        columnspacing=1.6,
-    )
+        entries.append(Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="reclassified", **point))  # type: ignore[arg-type]
+    return entries
+
+
+def _line_entries(solid: str = "regression, bias") -> list[Artist]:
+    return [
+        Line2D([], [], label="identity", **IDENTITY),
+        Line2D([], [], label=solid, **LINE),
+        Line2D([], [], label="limits of agreement", **LIMIT),
+        Patch(label="95 % CI", **BAND),
+        Patch(label="95 % CI of limits", **LIMIT_BAND),
+    ]
+
+
+def _legend(figure: Figure, entries: list[Artist], columns: int) -> None:
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, handletextpad=0.5, columnspacing=1.8)
 
 
 # ---- numbers
@@ -162,7 +182,8 @@ def _agreement_words(study: Study) -> tuple[str, str, str]:
     moved = study.categories.reclassification
     caption = (
         f"Total Agatston score of {part.n} scans, model against reference. (A) Linear regression of the reference on the model "
-        "with the band of its mean; dashed: identity. (B) Bland-Altman analysis: reference − model against the mean of both; "
+        "with the band of its mean; y is the reference, x the model; dashed: identity. (B) Bland-Altman analysis: "
+        "reference − model against the mean of both; "
         f"{_limits_words(part)} Axes of A and B are linear. (C) Scores in each risk category of the reference; thin lines join "
         "the two scores of a scan, boxes show median and quartiles (from three scans on); linear up to 10, logarithmic above; "
         f"dotted: limits of the categories. Ringed: the {moved.changed} scan(s) that the model puts in another category. "
@@ -185,9 +206,9 @@ def _limits_words(part: Part) -> str:
 def _vessels_words(study: Study) -> tuple[str, str, str]:
     counts = ", ".join(f"{name} n = {study.parts[name].n}" for name in VESSEL_NAMES if name in study.parts)
     caption = (
-        "Agatston score of each vessel, model against reference: linear regression of the reference on the model (left; dashed: "
-        "identity) and Bland-Altman analysis, reference − model (right; solid: bias, dashed: limits of agreement, bias ± 1.96 "
-        f"SD). {counts or 'No vessel is compared'}. Linear axes, of each vessel's own range. "
+        "Agatston score of each vessel, model against reference: linear regression of the reference on the model (left; y is "
+        "the reference, x the model; dashed: identity) and Bland-Altman analysis, reference − model (right; solid: bias, "
+        f"dashed: limits of agreement, bias ± 1.96 SD). {counts or 'No vessel is compared'}. Linear axes, of each vessel's own range. "
         f"{_BANDS.format(clustered=_CLUSTERED)}"
     )
     return "vessels", "Agreement of each vessel", caption

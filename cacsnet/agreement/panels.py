@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -26,8 +28,16 @@ from cacsnet.scoring.categories import RISK_CATEGORIES
 
 Scores = NDArray[np.float64]
 
+Span = tuple[float, float, float]
+
+IDENTITY: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.9}
+LINE: dict[str, Any] = {"color": BLUE, "linewidth": 1.3}
+LIMIT: dict[str, Any] = {"color": DARK, "linestyle": (0, (5, 2)), "linewidth": 1.0}
+BAND: dict[str, Any] = {"color": BLUE, "alpha": 0.22, "linewidth": 0}
+LIMIT_BAND: dict[str, Any] = {"color": GREY, "alpha": 0.18, "linewidth": 0}
+
 _SIZE = 20.0  # of a marker, points²
-_EDGE = {"edgecolors": DARK, "linewidths": 0.5}
+_EDGE: dict[str, Any] = {"edgecolors": DARK, "linewidths": 0.5}
 _LINEAR_TO = 10.0  # scores by category: linear up to here, logarithmic above
 _JITTER, _APART = 0.11, 0.2
 
@@ -46,7 +56,7 @@ def draw_points(
                 axes.scatter(x[here], y[here], s=_SIZE, marker=marker, color=colour, alpha=0.85, zorder=3, label=name, **_EDGE)
     if moved is not None and moved.any():
         axes.scatter(
-            x[moved], y[moved], s=4.5 * _SIZE, marker="o", facecolors="none", edgecolors=DARK, zorder=4, label="reclassified"
+            x[moved], y[moved], s=4 * _SIZE, facecolors="none", edgecolors=DARK, linewidths=0.9, zorder=4, label="reclassified"
         )
 
 
@@ -68,34 +78,29 @@ def draw_regression(
         return
     draw_points(axes, model, reference, categories, moved)
     top = max(float(reference.max()), float(model.max())) or 1.0
-    axes.plot([0, top], [0, top], color=GREY, linestyle=(0, (4, 2)), linewidth=0.9, zorder=1, label="identity")
+    axes.plot([0, top], [0, top], label="identity", zorder=2.2, **IDENTITY)
     axes.set(xlim=(-0.04 * top, 1.06 * top), ylim=(-0.04 * top, 1.06 * top))
     if not (math.isfinite(line.slope) and math.isfinite(line.intercept)):
         say(axes, line.reason, empty=False)
         return
     x = np.linspace(float(model.min()), float(model.max()), 101)
-    axes.plot(x, line.slope * x + line.intercept, color=BLUE, linewidth=1.3, zorder=2, label="regression")
+    axes.plot(x, line.slope * x + line.intercept, label="regression", zorder=2, **LINE)
     low, high = mean_band(reference, model, line, x, confidence)
     if np.isfinite(low).all():
-        axes.fill_between(x, low, high, color=BLUE, alpha=0.22, linewidth=0, zorder=1.5, label=f"{100 * confidence:g} % CI")
-    sign = "−" if line.intercept < 0 else "+"
-    text = [f"reference = {signed(line.slope, 2)} · model {sign} {signed(abs(line.intercept))}"]
-    text += [f"R² = {line.r_squared:.3f}"] if math.isfinite(line.r_squared) else []
-    text += [f"n = {line.n}"]
-    axes.text(0.98, 0.03, "\n".join(text), transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, zorder=5)
-    axes.legend(*_lines(axes), loc="upper left", borderaxespad=0.1, handlelength=1.8)
+        axes.fill_between(x, low, high, label="interval", zorder=1.5, **BAND)
 
 
-def _lines(axes: Axes) -> tuple[list, list[str]]:
-    """Legend of the lines; the points have their own."""
-    handles, labels = axes.get_legend_handles_labels()
-    kept = [(h, t) for h, t in zip(handles, labels, strict=True) if t in ("identity", "regression") or t.endswith("CI")]
-    return [h for h, _ in kept], [t for _, t in kept]
+def regression_words(line: Regression) -> str:
+    """ "y = 1.06 x − 18.0, R² = 0.980, n = 112"."""
+    words = []
+    if math.isfinite(line.slope) and math.isfinite(line.intercept):
+        sign = "−" if signed(line.intercept).startswith("−") else "+"
+        words.append(f"y = {signed(line.slope, 2)} x {sign} {signed(abs(line.intercept))}")
+    words += [f"R² = {line.r_squared:.3f}"] if math.isfinite(line.r_squared) else []
+    return ", ".join([*words, f"n = {line.n}"])
 
 
-def mean_band(
-    reference: Scores, model: Scores, line: Regression, x: Scores, confidence: float = 0.95
-) -> tuple[Scores, Scores]:
+def mean_band(reference: Scores, model: Scores, line: Regression, x: Scores, confidence: float = 0.95) -> tuple[Scores, Scores]:
     """Pointwise interval of the regression's mean at ``x``: fit ± t s sqrt(1/n + (x - mean)² / Sxx); nan below 3 cases."""
     n = len(model)
     spread = float(((model - model.mean()) ** 2).sum())
@@ -116,50 +121,64 @@ def draw_bland_altman(
     names: tuple[str, str] = ("reference", "model"),
     categories: Sequence[str] | None = None,
     moved: NDArray[np.bool_] | None = None,
+    span: Span | None = None,
+    room: float = 0.15,
 ) -> None:
-    """Difference first - second against the mean of both [n]; bias, limits of agreement, and their intervals as bands."""
+    """Difference first - second against the mean of both [n]; bias, limits of agreement, and their intervals as bands.
+
+    Args:
+        axes: where.
+        first, second: scores.
+        limits: of them.
+        names: of the two.
+        categories, moved: as for :func:`draw_points`.
+        span: range of the axes; default :func:`bland_altman_span`.
+        room: share of the panel's height that a number beside it needs.
+    """
     axes.set_xlabel(f"Mean of {names[0]} and {names[1]} ({UNIT})")
     axes.set_ylabel(f"{names[0].capitalize()} − {names[1]}\n({UNIT})")
     if len(first) == 0:
         say(axes, limits.reason or "no scores", empty=True)
         return
-    mean, difference = (first + second) / 2, first - second
-    draw_points(axes, mean, difference, categories, moved)
+    draw_points(axes, (first + second) / 2, first - second, categories, moved)
     axes.axhline(0, color=GREY, linewidth=0.6, linestyle=":", zorder=1)
-    right = float(mean.max()) or 1.0
-    axes.set_xlim(-0.04 * right, 1.06 * right)
+    right, low, high = span or bland_altman_span(first, second, limits)
+    axes.set(xlim=(-0.04 * right, 1.06 * right), ylim=(low, high))
     if not (math.isfinite(limits.lower) and math.isfinite(limits.upper)):
-        reach = 1.4 * float(np.abs(difference).max()) or 1.0
-        axes.set_ylim(-reach, reach)
         say(axes, limits.reason, empty=False)
         return
     lines = (
-        ("upper limit", limits.upper, limits.upper_ci, (0, (5, 2)), GREY),
-        ("bias", limits.bias, limits.bias_ci, "-", BLUE),
-        ("lower limit", limits.lower, limits.lower_ci, (0, (5, 2)), GREY),
+        ("lower limit", limits.lower, limits.lower_ci, LIMIT),
+        ("bias", limits.bias, limits.bias_ci, LINE),
+        ("upper limit", limits.upper, limits.upper_ci, LIMIT),
     )
-    ends = [float(difference.min()), float(difference.max()), 0.0, *(v for _, _, ci, _, _ in lines for v in ci)]
-    low, high = min(ends), max(ends)
-    pad = 0.06 * (high - low) or 1.0
-    low, high = low - pad, high + pad
-    axes.set_ylim(low, high)
-    # text of three lines each needs this much room, also where the limits lie close together
-    gap = max(limits.upper - limits.bias, 0.21 * (high - low))
-    middle = min(max(limits.bias, low + 1.4 * gap), high - 1.4 * gap) if 2.8 * gap < high - low else (low + high) / 2
-    for step, (name, value, ci, style, colour) in zip((1, 0, -1), lines, strict=True):
-        axes.axhline(value, color=colour, linewidth=1.2 if name == "bias" else 1.0, linestyle=style, zorder=2, label=name)
-        axes.axhspan(*ci, color=colour, alpha=0.2 if name == "bias" else 0.16, linewidth=0, zorder=0.5)
-        at = value if gap == limits.upper - limits.bias else middle + step * gap
-        axes.annotate(
+    # numbers stand beside their lines, or as close as they can without touching each other
+    heights = [(value - low) / (high - low) for _, value, _, _ in lines]
+    gap = max(room, heights[2] - heights[1])
+    middle = min(max(heights[1], gap), 1 - gap) if gap <= 0.5 else heights[1]
+    for step, (name, value, ci, style) in zip((-1, 0, 1), lines, strict=True):
+        axes.axhline(value, label=name, zorder=2, **style)
+        axes.axhspan(*ci, label=f"interval of the {name}", zorder=0.5, **(BAND if name == "bias" else LIMIT_BAND))
+        axes.text(
+            1.02,
+            middle + step * gap,
             f"{name}\n{signed(value)}\n({signed_interval(ci)})",
-            xy=(1.02, at),
-            xycoords=("axes fraction", "data"),
+            transform=axes.transAxes,
             va="center",
             fontsize=6.8,
             color=DARK,
-            annotation_clip=False,
         )
-    axes.text(0.02, 0.98, f"n = {limits.n}", transform=axes.transAxes, va="top", fontsize=7.5, zorder=5)
+
+
+def bland_altman_span(first: Scores, second: Scores, limits: BlandAltman) -> Span:
+    """Largest mean, and lowest and highest difference to show: all points, the limits, their intervals, and 0."""
+    difference = first - second
+    ends = [0.0, *difference, *limits.lower_ci, *limits.upper_ci]
+    ends = [end for end in ends if math.isfinite(end)]
+    low, high = min(ends), max(ends)
+    # a panel without limits holds words above its points
+    pad = (0.06 if math.isfinite(limits.lower) else 0.4) * (high - low) or 1.0
+    return float(((first + second) / 2).max()) or 1.0, low - pad, high + pad
 
 
 def draw_categories(
@@ -173,6 +192,7 @@ def draw_categories(
     axes.set_ylabel(f"Score ({UNIT})")
     axes.set_yscale("symlog", linthresh=_LINEAR_TO, linscale=0.8)
     of = np.asarray(categories, dtype=object)
+    shown = [label for label in labels if (of == label).any()]
     sides = (("reference", reference, -_APART, "o", BLUE), ("model", model, _APART, "s", VERMILLION))
     for place, label in enumerate(labels):
         here = np.flatnonzero(of == label)
@@ -181,8 +201,9 @@ def draw_categories(
         # spread by rank, so that equal scores don't hide each other
         here = here[np.argsort(reference[here], kind="stable")]
         step = np.linspace(-_JITTER, _JITTER, len(here)) if len(here) > 1 else np.zeros(1)
-        for one, x in zip(here, place + step, strict=True):
-            axes.plot([x - _APART, x + _APART], [reference[one], model[one]], color=GREY, linewidth=0.35, alpha=0.7, zorder=1)
+        left, right = np.column_stack([place + step - _APART, reference[here]]), place + step + _APART
+        joined = np.stack([left, np.column_stack([right, model[here]])], axis=1)
+        axes.add_collection(LineCollection(list(joined), colors=GREY, linewidths=0.35, alpha=0.7, zorder=1))
         for name, scores, shift, marker, colour in sides:
             axes.scatter(
                 place + shift + step,
@@ -194,7 +215,7 @@ def draw_categories(
                 linewidths=0.8,
                 alpha=0.85,
                 zorder=3,
-                label=name if place == int(np.flatnonzero([(of == text).any() for text in labels])[0]) else None,
+                label=name if label == shown[0] else None,
             )
             _box(axes, place + shift, scores[here])
     for limit in (100, 400):
@@ -206,7 +227,7 @@ def draw_categories(
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     if len(reference):
-        axes.legend(loc="upper left", borderaxespad=0.2, handletextpad=0.3)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1, handletextpad=0.2)
     else:
         say(axes, "no scores", empty=True)
 
@@ -238,7 +259,7 @@ def draw_confusion(axes: Axes, counts: NDArray[np.int64], labels: Sequence[str])
             clip_on=False,
         )
     places = range(len(labels))
-    axes.set_xticks(places, labels)
+    axes.set_xticks(places, [f"{label}\n(n = {n})" for label, n in zip(labels, counts.sum(axis=0), strict=True)])
     axes.set_yticks(places, [f"{label}\n(n = {n})" for label, n in zip(labels, totals[:, 0], strict=True)])
     axes.set(xlabel=f"Category of the model ({UNIT})", ylabel=f"Category of the reference ({UNIT})")
     axes.tick_params(length=0)

@@ -54,6 +54,7 @@ def test_a_failed_case_is_out_even_if_it_has_a_score(cohort) -> None:
     scores.loc[0, "status"] = "failed"
     found = match(reference, scores)
     assert list(found.left_out["case_id"]) == [scores.loc[0, "case_id"]]
+    assert scores.loc[0, "case_id"] not in set(found.table["case_id"])
 
 
 def test_equal_rows_of_one_case_count_once(cohort) -> None:
