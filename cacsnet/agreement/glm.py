@@ -128,8 +128,7 @@ def percentage_glm(pairs: pd.DataFrame, denominator: Denominator = "reference", 
     design = np.column_stack([np.ones(n), *columns.values()])
     if n <= design.shape[1]:
         return without(f"{n} cases are too few for {len(columns)} predictors")
-    # unit columns: rank must not depend on the units of the predictors
-    if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0)) < design.shape[1]:
+    if np.linalg.matrix_rank(design) < design.shape[1]:
         return without("the predictors depend on each other linearly")
     if np.ptp(outcome) == 0:
         return without("the percentage difference does not vary")

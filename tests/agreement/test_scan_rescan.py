@@ -57,8 +57,11 @@ def test_reclassified_in_each_scan() -> None:
 
 def test_patients_without_both_scans_are_counted(cohort) -> None:
     reference, scores = cohort
-    reference.loc[1, "scan"] = 1  # two first scans: nobody knows which
-    found = run(reference.drop(index=5), scores)
+    same = reference.assign(scan=reference["scan"].mask(reference.index == 1, 1))  # two first scans, no second
+    found = run(same.drop(index=5), scores)
+    assert (found.n, found.n_left_out) == (13, 3)
+    two = reference.replace({"patient_id": {"p01": "p00"}}).drop(index=3)  # two first scans and one second: which is it?
+    found = run(two, scores)
     assert (found.n, found.n_left_out) == (13, 3)
 
 

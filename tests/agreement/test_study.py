@@ -68,6 +68,7 @@ def test_json_has_the_promised_keys_and_the_numbers_of_the_library(cohort, tmp_p
         expected = {
             "n": 30,
             "mean_reference": ref.mean(),
+            "mean_model": mod.mean(),
             "sd_model": mod.std(ddof=1),
             "mean_absolute_error": np.abs(ref - mod).mean(),
             "slope": line.slope,
