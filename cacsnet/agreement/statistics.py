@@ -188,11 +188,14 @@ def icc_of_ratings(ratings: ArrayLike, confidence: float = 0.95) -> ICC:
         reasons.append("no variance left for absolute agreement")
     if mse == 0:
         reasons.append("no residual variance, so no interval")
+    interval = _agreement_interval(agreement, msr, msc, mse, n, k, confidence)
+    if not reasons and math.isnan(interval[0]):
+        reasons.append("no interval of absolute agreement can be computed")
     return ICC(
         consistency,
         consistency_interval(consistency, n, k, confidence),
         agreement,
-        _agreement_interval(agreement, msr, msc, mse, n, k, confidence),
+        interval,
         n,
         "; ".join(reasons),
     )
@@ -253,7 +256,9 @@ def _agreement_interval(value: float, msr: float, msc: float, mse: float, n: int
     if not freedom > 0:
         return _NAN_INTERVAL
     upper = (1 + confidence) / 2
-    f_low, f_high = stats.f.ppf(upper, n - 1, freedom), stats.f.ppf(upper, freedom, n - 1)
+    f_low, f_high = float(stats.f.ppf(upper, n - 1, freedom)), float(stats.f.ppf(upper, freedom, n - 1))
+    if not (math.isfinite(f_low) and math.isfinite(f_high)):  # next to no degrees of freedom
+        return _NAN_INTERVAL
     noise = k * msc + (k * n - k - n) * mse
     low = n * (msr - f_low * mse) / (f_low * noise + n * msr)
     high = n * (f_high * msr - mse) / (noise + n * f_high * msr)

@@ -14,6 +14,13 @@ pairs = st.lists(
 ).filter(lambda found: len(set(found)) > 2)
 
 
+def test_an_interval_without_degrees_of_freedom_is_none() -> None:
+    found = icc([0, 0, 2], [3, 4, 1])
+    assert np.isfinite(found.agreement)
+    assert np.isnan(found.agreement_ci).all()
+    assert "no interval of absolute agreement" in found.reason
+
+
 @settings(max_examples=60, deadline=None)
 @given(pairs, st.randoms())
 def test_icc_does_not_depend_on_the_order_of_cases_or_who_is_first(found, random) -> None:
