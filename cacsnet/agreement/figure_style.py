@@ -87,7 +87,7 @@ def study_style() -> Iterator[None]:
     """Matplotlib's defaults with the settings of this study, whatever the user's; put back afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(_SETTINGS)  # type: ignore[arg-type]
         yield
 
 

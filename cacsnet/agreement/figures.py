@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -47,11 +49,22 @@ _CLUSTERED = "those of the bootstrap of whole patients stand in the tables"
 
 def study_figures(study: Study) -> tuple[Picture, ...]:
     """All figures that are made of scores. A panel that the data can't fill says so."""
-    makers = [agreement_figure, vessels_figure, confusion_figure]
-    makers += [scan_rescan_figure] if study.scan_rescan is not None else []
-    with study_style():
-        drawn = [(maker(study), maker) for maker in makers]
-        return tuple(picture(figure, *_WORDS[maker.__name__](study)) for figure, maker in drawn)
+    found = []
+    for maker in figure_makers(study):
+        with study_style():
+            found.append(picture(maker(study), *figure_words(maker, study)))
+    return tuple(found)
+
+
+def figure_makers(study: Study) -> tuple[Callable[[Study], Figure], ...]:
+    """Functions that draw the figures of a study."""
+    makers = (agreement_figure, vessels_figure, confusion_figure)
+    return makers if study.scan_rescan is None else (*makers, scan_rescan_figure)
+
+
+def figure_words(maker: Callable[[Study], Figure], study: Study) -> tuple[str, str, str]:
+    """File name, title and caption of a figure."""
+    return _WORDS[maker](study)
 
 
 # ---- figures
@@ -208,7 +221,8 @@ def _vessels_words(study: Study) -> tuple[str, str, str]:
     caption = (
         "Agatston score of each vessel, model against reference: linear regression of the reference on the model (left; y is "
         "the reference, x the model; dashed: identity) and Bland-Altman analysis, reference − model (right; solid: bias, "
-        f"dashed: limits of agreement, bias ± 1.96 SD). {counts or 'No vessel is compared'}. Linear axes, of each vessel's own range. "
+        f"dashed: limits of agreement, bias ± 1.96 SD). {counts or 'No vessel is compared'}. "
+        "Linear axes, of each vessel's own range. "
         f"{_BANDS.format(clustered=_CLUSTERED)}"
     )
     return "vessels", "Agreement of each vessel", caption
@@ -237,9 +251,9 @@ def _scan_rescan_words(study: Study) -> tuple[str, str, str]:
     return "scan_rescan", "Scan-rescan variability", caption
 
 
-_WORDS = {
-    "agreement_figure": _agreement_words,
-    "vessels_figure": _vessels_words,
-    "confusion_figure": _confusion_words,
-    "scan_rescan_figure": _scan_rescan_words,
+_WORDS: dict[Callable[[Study], Figure], Callable[[Study], tuple[str, str, str]]] = {
+    agreement_figure: _agreement_words,
+    vessels_figure: _vessels_words,
+    confusion_figure: _confusion_words,
+    scan_rescan_figure: _scan_rescan_words,
 }

@@ -14,7 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -28,12 +28,12 @@ from cacsnet.report.overlay import WINDOW_HU
 from cacsnet.scoring.checks import check_labels
 
 ROLES = ("best", "median", "worst")
-SLICES = 3
+SLICES = 4
 _FIELD_MM = 80.0  # at least, around calcium
 _HEART_MM = 150.0  # shown if there is no calcium
 _MARGIN_MM = 12.0
 _ZERO = 0.05  # scores are printed with one decimal; smaller errors are alike
-_HALO = [withStroke(linewidth=1.8, foreground="black")]
+_HALO: list[AbstractPathEffect] = [withStroke(linewidth=1.8, foreground="black")]
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,21 @@ def choose_cases(pairs: pd.DataFrame) -> tuple[Chosen, ...]:
     return tuple(Chosen(case, tuple(roles)) for case, roles in places.items())
 
 
-def case_pictures(study: Study, label_paths: Mapping[str, Path] | None = None) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
+def label_paths(reference: pd.DataFrame, folder: Path | None) -> dict[str, Path]:
+    """Reference label map of each case id: column ``labels`` of a reference table, paths below ``folder``."""
+    if "labels" not in reference:
+        return {}
+    known = reference[["case_id", "labels"]].dropna().astype(str)
+    cells = zip(known["case_id"].str.strip(), known["labels"].str.strip(), strict=True)
+    return {case_id: (folder or Path()) / path for case_id, path in cells if path}
+
+
+def case_pictures(study: Study, references: Mapping[str, Path] | None = None) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
     """Pictures of the chosen cases, and a note for each that can't be shown as it should.
 
     Args:
         study: with the folder of results.
-        label_paths: reference label map of each case id, where known.
+        references: reference label map of each case id, where known.
 
     A scan is found by the path in its ``scores.json``. Where it can't be read, the ``overlay.png`` of its folder takes the
     place, and without that there is no picture.
@@ -89,13 +98,15 @@ def case_pictures(study: Study, label_paths: Mapping[str, Path] | None = None) -
     if study.results is None:
         return (), ("no pictures of cases: the scores have no case folders",)
     pictures, notes = [], []
+    if not references:
+        notes.append("pictures of cases show the model only: no label maps of the reference are known")
     for chosen in choose_cases(study.pairs):
         folder = study.results / chosen.case_id
         row = study.pairs[study.pairs["case_id"] == chosen.case_id].iloc[0]
         name = f"case_{chosen.roles[0]}"
         head = f"{' and '.join(chosen.roles).capitalize()} case: {chosen.case_id}"
         try:
-            maps, without = read_maps(folder, (label_paths or {}).get(chosen.case_id))
+            maps, without = read_maps(folder, (references or {}).get(chosen.case_id))
         except (CacsError, OSError, ValueError) as error:
             existing = folder / "overlay.png"
             if existing.is_file():
@@ -105,7 +116,7 @@ def case_pictures(study: Study, label_paths: Mapping[str, Path] | None = None) -
             else:
                 notes.append(f"no picture of case {chosen.case_id}: {error}")
             continue
-        if without:
+        if without and references:
             notes.append(f"picture of case {chosen.case_id} without the reference: {without}")
         with study_style():
             figure = overlay_figure(maps, head)
@@ -152,7 +163,7 @@ def read_maps(folder: Path, reference: Path | None) -> tuple[Maps, str]:
         ValueError: ``scores.json`` names no scan.
     """
     scan = read_scan(scan_path(folder))
-    maps = []
+    maps: list[NDArray[np.integer]] = []
     for path in (folder / "labels.nii.gz", reference):
         if path is None:
             return Maps(scan.hu, maps[0], None, scan.spacing_mm), "no label map of the reference is known"
@@ -196,8 +207,8 @@ def overlay_figure(maps: Maps, head: str) -> Figure:
     layers: list[tuple[str, NDArray | None]] = [("CT", None)]
     layers += [("Reference", maps.reference)] if maps.reference is not None else []
     layers += [("Model", maps.model)]
-    panel = 2.25
-    figure = new_figure(panel * len(layers) + 0.75)
+    panel = 1.75 if len(shown) > 3 else 2.25
+    figure = new_figure(panel * len(layers) + 0.75, max(panel * len(shown) + 0.3, 4.5))
     figure.suptitle(_printable(head), fontsize=9, fontweight="bold", x=0.01, ha="left", parse_math=False)
     grid = figure.subplots(len(layers), len(shown), squeeze=False)
     for line, (name, labels) in zip(grid, layers, strict=True):
@@ -215,7 +226,7 @@ def overlay_figure(maps: Maps, head: str) -> Figure:
 
 
 def pick_slices(maps: Maps, count: int = SLICES) -> list[int]:
-    """Slices to show, from head to foot: where the maps differ most, where each vessel has most, then where most is."""
+    """Slices to show, from head to foot: where the maps differ most, where other vessels have most, where most is."""
     either = maps.model > 0
     differs = np.zeros_like(either)
     if maps.reference is not None:
@@ -231,19 +242,19 @@ def pick_slices(maps: Maps, count: int = SLICES) -> list[int]:
         here = maps.model == vessel.index
         if maps.reference is not None:
             here = here | (maps.reference == vessel.index)
-        of_slice = here.sum(axis=(1, 2))
-        if of_slice.any():
-            of_vessels.append((-int(of_slice.max()), int(of_slice.argmax())))
-    wanted += [z for _, z in sorted(of_vessels)]
+        of_vessels.append(here.sum(axis=(1, 2)))
+    for of_slice in sorted(of_vessels, key=lambda counts: -int(counts.max())):
+        if of_slice.any() and not of_slice[wanted].any():
+            wanted.append(int(of_slice.argmax()))
     wanted += [int(z) for z in np.argsort(-total, kind="stable") if total[z]]
     return sorted(list(dict.fromkeys(wanted))[:count], reverse=True)
 
 
 def pick_field(maps: Maps, shown: list[int]) -> tuple[slice, slice]:
     """Rows and columns to show: a square around the calcium of the shown slices, or the middle."""
-    either = (maps.model[shown] > 0).any(axis=0)
+    either: NDArray[np.bool_] = np.any(maps.model[shown] > 0, axis=0)
     if maps.reference is not None:
-        either |= (maps.reference[shown] > 0).any(axis=0)
+        either = either | np.any(maps.reference[shown] > 0, axis=0)
     steps = maps.spacing_mm[1:]
     if either.any():
         ends = [np.flatnonzero(either.any(axis=1 - axis))[[0, -1]] for axis in (0, 1)]
@@ -275,21 +286,25 @@ def _draw(axes: Axes, maps: Maps, labels: NDArray | None, z: int, rows: slice, c
     for vessel in VESSELS[1:]:
         colours[part == vessel.index] = (*_colour(vessel.index), 0.85)
     axes.imshow(colours, interpolation="nearest", **frame)  # type: ignore[arg-type]
+    places: list[tuple[float, float]] = []
     for vessel in VESSELS[1:]:
-        if (part == vessel.index).any():
-            y, x = _largest(part == vessel.index)
-            axes.annotate(
-                vessel.name,
-                ((x + 0.5) * dx, y * dy),
-                xytext=(3, 3),
-                textcoords="offset points",
-                color=_colour(vessel.index),
-                fontsize=7,
-                fontweight="bold",
-                path_effects=_HALO,
-                annotation_clip=True,
-            )
+        if not (part == vessel.index).any():
+            continue
+        y, x = _largest(part == vessel.index)
+        place = _free_place(min((x + 2.0) * dx, 0.84 * width), (y - 1.0) * dy, places, width, height)
+        places.append(place)
+        text = axes.text(*place, vessel.name, va="bottom", color=_colour(vessel.index), fontsize=7, fontweight="bold")
+        text.set_path_effects(_HALO)
     axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def _free_place(x: float, y: float, taken: list[tuple[float, float]], width: float, height: float) -> tuple[float, float]:
+    """Where a name can stand at ``x``: at ``y`` or the nearest line above or below, within the panel, that is free."""
+    step = 0.07 * height
+    y = min(max(y, step), height)
+    lines = [y, *sorted(np.arange(step, height, step), key=lambda line: abs(line - y))]
+    near = [other for place, other in taken if abs(place - x) < 0.18 * width]
+    return x, next((float(line) for line in lines if all(abs(line - other) > step / 2 for other in near)), y)
 
 
 def _largest(mask: NDArray[np.bool_]) -> tuple[int, int]:

@@ -40,6 +40,7 @@ _SIZE = 20.0  # of a marker, points²
 _EDGE: dict[str, Any] = {"edgecolors": DARK, "linewidths": 0.5}
 _LINEAR_TO = 10.0  # scores by category: linear up to here, logarithmic above
 _JITTER, _APART = 0.11, 0.2
+_LEAST = 1.0  # Bland-Altman: axes never zoom in further than ± this, so that rounding doesn't look like deviation
 
 
 def draw_points(
@@ -175,9 +176,9 @@ def bland_altman_span(first: Scores, second: Scores, limits: BlandAltman) -> Spa
     difference = first - second
     ends = [0.0, *difference, *limits.lower_ci, *limits.upper_ci]
     ends = [end for end in ends if math.isfinite(end)]
-    low, high = min(ends), max(ends)
+    low, high = min(-_LEAST, *ends), max(_LEAST, *ends)
     # a panel without limits holds words above its points
-    pad = (0.06 if math.isfinite(limits.lower) else 0.4) * (high - low) or 1.0
+    pad = (0.06 if math.isfinite(limits.lower) else 0.4) * (high - low)
     return float(((first + second) / 2).max()) or 1.0, low - pad, high + pad
 
 

@@ -1,4 +1,5 @@
-"""A study as files: ``agreement.json`` with every number, ``pairs.csv``, and each table as CSV and LaTeX."""
+"""A study as files: ``agreement.json`` with every number, ``pairs.csv``, and each table as CSV and LaTeX,
+the figures and the report."""
 
 from __future__ import annotations
 
@@ -36,6 +37,25 @@ def write_tables(study: Study, output_dir: str | Path) -> Path:
     write_frame(folder / "left_out.csv", study.left_out)
     path = folder / "agreement.json"
     write_json(path, study_document(study))
+    return path
+
+
+def write_study(study: Study, output_dir: str | Path, label_paths: Mapping[str, Path] | None = None) -> Path:
+    """Everything: :func:`write_tables`, then figures and ``report.html``; returns the path of ``agreement.json``.
+
+    Args:
+        study: the study.
+        output_dir: its folder.
+        label_paths: reference label map of each case id, for the pictures of cases.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    from cacsnet.agreement.report import write_report  # only who writes a report needs matplotlib and jinja2
+
+    (Path(output_dir) / "report.html").unlink(missing_ok=True)
+    path = write_tables(study, output_dir)
+    write_report(study, output_dir, label_paths)
     return path
 
 
