@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,7 +179,39 @@ def icc_of_ratings(ratings: ArrayLike, confidence: float = 0.95) -> ICC:
     n, k = table.shape
     if n < MINIMUM_CASES:
         return ICC(math.nan, _NAN_INTERVAL, math.nan, _NAN_INTERVAL, n, _TOO_FEW)
+    msr, msc, mse = _mean_squares(table)
+    if msr == 0 and mse == 0:
+        return ICC(math.nan, _NAN_INTERVAL, math.nan, _NAN_INTERVAL, n, "scores do not vary between cases")
+    consistency, agreement = _coefficients(msr, msc, mse, n, k)
+    reasons = []
+    if math.isnan(agreement):
+        reasons.append("no variance left for absolute agreement")
+    if mse == 0:
+        reasons.append("no residual variance, so no interval")
+    interval = _agreement_interval(agreement, msr, msc, mse, n, k, confidence)
+    if not reasons and math.isnan(interval[0]):
+        reasons.append("no interval of absolute agreement can be computed")
+    return ICC(
+        consistency,
+        consistency_interval(consistency, n, k, confidence),
+        agreement,
+        interval,
+        n,
+        "; ".join(reasons),
+    )
 
+
+def icc_values(reference: NDArray[np.float64], model: NDArray[np.float64]) -> tuple[float, float]:
+    """ICC(C,1) and ICC(A,1) of two finite vectors [n] as :func:`icc`, without intervals: for resampling."""
+    if len(reference) < MINIMUM_CASES:
+        return math.nan, math.nan
+    msr, msc, mse = _mean_squares(np.column_stack([reference, model]))
+    return (math.nan, math.nan) if msr == 0 and mse == 0 else _coefficients(msr, msc, mse, len(reference), 2)
+
+
+def _mean_squares(table: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean squares of rows, columns and residual of a two-way table [n, k]; 0 where only rounding is left."""
+    n, k = table.shape
     scale = float(np.abs(table).max())
     grand, rows, columns = table.mean(), table.mean(axis=1), table.mean(axis=0)
     residual = table - rows[:, None] - columns[None, :] + grand
@@ -187,26 +219,14 @@ def icc_of_ratings(ratings: ArrayLike, confidence: float = 0.95) -> ICC:
     msc = float(n * ((columns - grand) ** 2).sum() / (k - 1))
     mse = float((residual**2).sum() / ((n - 1) * (k - 1)))
     msr, msc, mse = (0.0 if _negligible(ms, scale) else ms for ms in (msr, msc, mse))
-    if msr == 0 and mse == 0:
-        return ICC(math.nan, _NAN_INTERVAL, math.nan, _NAN_INTERVAL, n, "scores do not vary between cases")
+    return msr, msc, mse
 
-    consistency = (msr - mse) / (msr + (k - 1) * mse)
+
+def _coefficients(msr: float, msc: float, mse: float, n: int, k: int) -> tuple[float, float]:
+    """ICC(C,1) and ICC(A,1) of mean squares that are not both zero."""
     spread = msr + (k - 1) * mse + k / n * (msc - mse)
     # MSC below MSE can shrink the denominator to nothing where the raters' errors mirror each other
-    agreement = (msr - mse) / spread if spread > 0 else math.nan
-    reasons = []
-    if not spread > 0:
-        reasons.append("no variance left for absolute agreement")
-    if mse == 0:
-        reasons.append("no residual variance, so no interval")
-    return ICC(
-        consistency,
-        consistency_interval(consistency, n, k, confidence),
-        agreement,
-        _agreement_interval(agreement, msr, msc, mse, n, k, confidence),
-        n,
-        "; ".join(reasons),
-    )
+    return (msr - mse) / (msr + (k - 1) * mse), (msr - mse) / spread if spread > 0 else math.nan
 
 
 def consistency_interval(value: float, n: int, k: int = 2, confidence: float = 0.95) -> Interval:
@@ -236,7 +256,9 @@ def _agreement_interval(value: float, msr: float, msc: float, mse: float, n: int
     if not freedom > 0:
         return _NAN_INTERVAL
     upper = (1 + confidence) / 2
-    f_low, f_high = stats.f.ppf(upper, n - 1, freedom), stats.f.ppf(upper, freedom, n - 1)
+    f_low, f_high = float(stats.f.ppf(upper, n - 1, freedom)), float(stats.f.ppf(upper, freedom, n - 1))
+    if not (math.isfinite(f_low) and math.isfinite(f_high)):  # next to no degrees of freedom
+        return _NAN_INTERVAL
     noise = k * msc + (k * n - k - n) * mse
     low = n * (msr - f_low * mse) / (f_low * noise + n * msr)
     high = n * (f_high * msr - mse) / (noise + n * f_high * msr)
@@ -287,19 +309,22 @@ def _counts(table: ArrayLike) -> NDArray[np.int64]:
     return counts.astype(np.int64)
 
 
-def weighted_kappa(table: ArrayLike, weights: Literal["quadratic", "linear"] = "quadratic", confidence: float = 0.95) -> Kappa:
-    """Cohen's weighted kappa of a cross table [reference, model] (see :func:`confusion`).
+KappaWeights = Literal["quadratic", "linear", "none"]
 
-    Disagreement counts with the distance of the categories (linear) or its square (quadratic; only this gives the
-    0.977 of Sartoretti et al. 2022). The interval is asymptotic (Fleiss, Cohen & Everitt 1969). If both raters use one
-    and the same category only, kappa is ``nan``; if they never disagree, kappa is 1 and its interval ``nan``; if one
-    rater uses a single category, kappa is 0 and its interval ``nan``.
+
+def weighted_kappa(table: ArrayLike, weights: KappaWeights = "quadratic", confidence: float = 0.95) -> Kappa:
+    """Cohen's kappa of a cross table [reference, model] (see :func:`confusion`).
+
+    Disagreement counts with the distance of the categories (linear), its square (quadratic; only this gives the 0.977
+    of Sartoretti et al. 2022) or as one whatever the distance (none). The interval is asymptotic (Fleiss, Cohen &
+    Everitt 1969). If both raters use one and the same category only, kappa is ``nan``; if they never disagree, kappa is
+    1 and its interval ``nan``; if one rater uses a single category, kappa is 0 and its interval ``nan``.
 
     Raises:
         ArgumentError: the table isn't a square one of counts, or ``weights`` is unknown.
     """
-    if weights not in ("quadratic", "linear"):
-        raise ArgumentError("weights are quadratic or linear", field="weights", value=weights)
+    if weights not in ("quadratic", "linear", "none"):
+        raise ArgumentError("weights are quadratic, linear or none", field="weights", value=weights)
     counts = _counts(table)
     n = int(counts.sum())
     if n < MINIMUM_CASES:
@@ -311,10 +336,25 @@ def weighted_kappa(table: ArrayLike, weights: Literal["quadratic", "linear"] = "
         return Kappa(1.0, _NAN_INTERVAL, n, weights, "no disagreement, so no interval")
     if min(np.count_nonzero(counts.sum(axis=axis)) for axis in (0, 1)) < 2:
         return Kappa(0.0, _NAN_INTERVAL, n, weights, "one rater uses a single category, so no interval")
-    result = cohens_kappa(counts, wt=weights)
-    margin = float(stats.norm.ppf((1 + confidence) / 2)) * float(result.std_kappa)
-    kappa = float(result.kappa)
+    with np.errstate(all="ignore"):  # small tables can have no variance, or one of -1e-17
+        result = cohens_kappa(counts, wt=None if weights == "none" else weights)
+    kappa, spread = float(result.kappa), float(result.std_kappa)
+    if not spread > 1e-9:
+        return Kappa(kappa, _NAN_INTERVAL, n, weights, "kappa has no variance here, so no interval")
+    margin = float(stats.norm.ppf((1 + confidence) / 2)) * spread
     return Kappa(kappa, (max(kappa - margin, -1.0), min(kappa + margin, 1.0)), n, weights)
+
+
+def kappa_value(reference: NDArray[np.int64], model: NDArray[np.int64], n_categories: int = len(RISK_CATEGORIES)) -> float:
+    """Quadratic kappa of category indices [n] as :func:`weighted_kappa`, without an interval: for resampling."""
+    if len(reference) < MINIMUM_CASES:
+        return math.nan
+    # sum of squared distances, observed and expected from the margins
+    observed = float(((reference - model) ** 2).mean())
+    ours, theirs = np.bincount(reference, minlength=n_categories), np.bincount(model, minlength=n_categories)
+    distance = (np.arange(n_categories)[:, None] - np.arange(n_categories)[None, :]) ** 2
+    expected = float(ours @ distance @ theirs) / len(reference) ** 2
+    return 1 - observed / expected if expected > 0 else math.nan
 
 
 def reclassification(table: ArrayLike, confidence: float = 0.95) -> Reclassification:
@@ -400,39 +440,71 @@ def bootstrap_ci(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Bootstrap:
-    """Percentile interval of ``statistic(reference, model)`` by resampling whole clusters.
-
-    Two scans of one patient aren't independent: give ``clusters`` (a patient id per case) and patients are drawn with
-    replacement, each with all their scans. Without it every case is its own cluster. Resamples in which the statistic
-    is not finite are left out; ``nan`` if that leaves fewer than half, or there are fewer than three clusters.
+    """Percentile interval of ``statistic(reference, model)`` by resampling whole clusters; see :func:`bootstrap`.
 
     Raises:
         ArgumentError: unpaired or non-finite scores, clusters of another length or with missing ids, or ``n`` < 1.
     """
     ref, mod = _pairs(reference, model)
-    if n < 1:
-        raise ArgumentError("at least one resample", field="n", value=n)
     labels = np.arange(len(ref)).astype(object) if clusters is None else np.asarray(clusters, dtype=object)
     if labels.shape != ref.shape:
         raise ArgumentError("one cluster per case", field="clusters", value=labels.shape)
+    return bootstrap(lambda drawn: {"": statistic(ref[drawn], mod[drawn])}, labels, n, seed, confidence)[""]
+
+
+def bootstrap(
+    statistics: Callable[[NDArray[np.int64]], Mapping[str, float]],
+    clusters: Sequence[object] | NDArray,
+    n: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Bootstrap]:
+    """Percentile intervals of several statistics of the same resamples of whole clusters.
+
+    Two scans of one patient aren't independent: ``clusters`` holds a patient id per case, and patients are drawn with
+    replacement, each with all their scans. Resamples in which a statistic is not finite are left out. ``nan`` if that
+    leaves fewer than half, if there are fewer than three clusters, or if the statistic is the same in all resamples:
+    a perfect sample says nothing about how far off the next one may be.
+
+    Args:
+        statistics: from case indices [m], with repeats, to named values. Called once with all cases for the names.
+        clusters: one id per case [cases].
+        n: resamples.
+        seed: of the random draws; the same seed gives the same intervals.
+        confidence: of the intervals.
+
+    Raises:
+        ArgumentError: a missing cluster id, or ``n`` < 1.
+    """
+    if n < 1:
+        raise ArgumentError("at least one resample", field="n", value=n)
     members: dict[object, list[int]] = {}
-    for index, label in enumerate(labels):
+    for index, label in enumerate(clusters):
         if label is None or label != label:  # NaN of a csv
             raise ArgumentError("a case has no cluster", field="clusters", value=label)
         members.setdefault(label, []).append(index)
     groups = [np.asarray(group) for group in members.values()]
-    if len(groups) < MINIMUM_CASES:
-        return Bootstrap(math.nan, math.nan, 0, n, f"fewer than {MINIMUM_CASES} clusters")
-    rng = np.random.default_rng(seed)
-    values = np.empty(n)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a resample may be degenerate; its nan is counted below
+        names = list(statistics(np.arange(len(clusters))))
+        if len(groups) < MINIMUM_CASES:
+            few = Bootstrap(math.nan, math.nan, 0, n, f"fewer than {MINIMUM_CASES} clusters")
+            return dict.fromkeys(names, few)
+        rng = np.random.default_rng(seed)
+        values = np.empty((n, len(names)))
         for i in range(n):
             drawn = np.concatenate([groups[j] for j in rng.integers(len(groups), size=len(groups))])
-            values[i] = statistic(ref[drawn], mod[drawn])
-    valid = values[np.isfinite(values)]
+            found = statistics(drawn)
+            values[i] = [found[name] for name in names]
+    return {name: _percentiles(values[:, k], confidence) for k, name in enumerate(names)}
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> Bootstrap:
+    valid, n = values[np.isfinite(values)], len(values)
     if 2 * len(valid) < n:
         return Bootstrap(math.nan, math.nan, len(valid), n, "the statistic is undefined in most resamples")
+    if n > 1 and _negligible(float(np.ptp(valid)) ** 2, float(np.abs(valid).max())):
+        return Bootstrap(math.nan, math.nan, len(valid), n, "the statistic is the same in all resamples")
     tail = (1 - confidence) / 2
     low, high = np.quantile(valid, [tail, 1 - tail])
     return Bootstrap(float(low), float(high), len(valid), n)

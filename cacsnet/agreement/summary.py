@@ -78,11 +78,12 @@ def summary_table(reference: pd.DataFrame, scores: pd.DataFrame) -> list[Row]:
             continue
         known = _scores(ref, column, "reference").dropna()
         pairs = pd.DataFrame({"reference": known, "model": _scores(mod, column, "scores")}).dropna()
-        rows.append(_row(vessel, pairs["reference"].to_numpy(), pairs["model"].to_numpy(), len(known) - len(pairs)))
+        rows.append(summary_row(vessel, pairs["reference"].to_numpy(), pairs["model"].to_numpy(), len(known) - len(pairs)))
     return rows
 
 
-def _row(vessel: str, reference: np.ndarray, model: np.ndarray, left_out: int) -> Row:
+def summary_row(vessel: str, reference: np.ndarray, model: np.ndarray, left_out: int) -> Row:
+    """A row of :func:`summary_table` from paired finite scores [n]; ``left_out`` cases of the reference have none."""
     correlation = icc(reference, model)
     table = confusion(category_indices(reference), category_indices(model), range(len(RISK_CATEGORIES)))
     quadratic, linear = weighted_kappa(table, "quadratic"), weighted_kappa(table, "linear")

@@ -17,7 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cacsnet.agreement.summary import format_summary, summary_table
+from cacsnet.agreement.study import agreement_study
+from cacsnet.agreement.tables import study_summary
+from cacsnet.agreement.write import write_tables
 from cacsnet.errors import CacsError, CheckpointError, ConfigError
 from cacsnet.inference import results
 from cacsnet.inference.pipeline import score_scan
@@ -43,6 +45,7 @@ class Command:
         cases: what to score.
         output: results folder.
         reference: table with ``case_id, agatston_total, ...`` or None.
+        reference_folder: where paths in that table start.
         checkpoint: weights file.
         model: loaded, on the device.
         device: "cpu" or "cuda".
@@ -55,6 +58,7 @@ class Command:
     cases: list[Case]
     output: Path
     reference: pd.DataFrame | None
+    reference_folder: Path | None
     checkpoint: Path
     model: Model
     device: str
@@ -143,6 +147,7 @@ def check(config: Mapping[str, Any], root: Path, console: Console) -> Command:
         cases=cases,
         output=output,
         reference=reference,
+        reference_folder=None if reference_path is None else Path(str(reference_path)).parent,
         checkpoint=checkpoint,
         model=model,
         device=device,
@@ -189,7 +194,7 @@ def run(command: Command, console: Console) -> int:
         console.print(f"[red]failed[/] {escape(each['case_id'])}: {escape(each['message'])}", soft_wrap=True)
     console.print(f"results: {escape(str(output / 'scores.csv'))}, one folder per case beside it", soft_wrap=True)
     if command.reference is not None:
-        print_agreement(command.reference, shown, console)
+        study_agreement(command, shown, console)
     return SOME_FAILED if failures else ALL_SCORED
 
 
@@ -336,11 +341,24 @@ def _one_decimal(value: Any) -> str:
     return "" if pd.isna(number) else f"{float(number):.1f}"
 
 
-def print_agreement(reference: pd.DataFrame, rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Agreement with the reference, in short; says so where nothing can be compared."""
-    try:
-        text = format_summary(summary_table(reference, pd.DataFrame(rows, columns=list(results.SCORE_COLUMNS))))
-    except CacsError as error:
-        text = f"no agreement with the reference: {error.message}"
+def study_agreement(command: Command, rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Agreement with the reference: printed in short, and written to ``<output>/agreement``; says so where nothing can be
+    compared."""
+    assert command.reference is not None
     console.print("\nagreement with the reference (Agatston)", style="bold")
-    console.print(escape(text), soft_wrap=True, highlight=False)
+    folder = command.output / "agreement"
+    try:
+        study = agreement_study(
+            command.reference,
+            pd.DataFrame(rows, columns=list(results.SCORE_COLUMNS)),
+            covariates=pd.DataFrame([{**case.overrides, "case_id": case.case_id} for case in command.cases]),
+            results=command.output,
+            reference_folder=command.reference_folder,
+        )
+    except CacsError as error:
+        (folder / "agreement.json").unlink(missing_ok=True)  # of an earlier run: not of these scores
+        console.print(f"no agreement with the reference: {escape(error.message)}", soft_wrap=True)
+        return
+    console.print(escape(study_summary(study)), soft_wrap=True, highlight=False)
+    write_tables(study, folder)
+    console.print(f"study: {escape(str(folder))}", soft_wrap=True)

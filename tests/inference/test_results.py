@@ -94,6 +94,12 @@ def test_bad_cases_among_good_ones(cohort, fake_model):
     assert not list(out.glob("*.tmp")) + list(out.glob(".*.partial"))
     assert "ICC" in text
     assert "no_heart" in text
+    study = json.loads((out / "agreement" / "agreement.json").read_text())
+    assert study["total"]["n"] == 2
+    assert study["left_out"] == [
+        {"case_id": "b", "why": "failed: not_an_image"},
+        {"case_id": "c", "why": "failed: no_heart;gating_unknown"},
+    ]
 
 
 def test_resume_skips_finished_and_retries_failed(cohort, fake_model):
