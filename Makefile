@@ -1,10 +1,13 @@
 # make            the environment in .venv
 # make score      score the example cohort, or ARGS="input=/path/to/dicom output=/path/to/results"
 # make test       all tests (ARGS are passed to pytest)
+# make study      the study of Sartoretti et al. 2022 on digital patients, beside their numbers (PATIENTS=56; hours on two cores)
 # make check      style and types
 # make train      train the default model (ARGS are passed to train.py)
 
 PYTHON ?= python3
+PATIENTS ?= 56
+WORKERS ?= 2
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +16,7 @@ STAMP := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := install
-.PHONY: install score train test check format clean distclean
+.PHONY: install score study train test check format clean distclean
 
 install: $(STAMP)
 
@@ -30,6 +33,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 score: $(STAMP)
 	$(BIN)/python infer.py $(ARGS)
+
+STUDY := outputs/study-$(PATIENTS)
+study: $(STAMP)
+	$(BIN)/python -m cacsnet.phantom cohort=sartoretti2022 patients=$(PATIENTS) workers=$(WORKERS) format=nifti output=$(STUDY)/cohort
+	$(BIN)/python infer.py input=$(STUDY)/cohort/manifest.csv reference=$(STUDY)/cohort/reference.csv output=$(STUDY)/results $(ARGS)
+	$(BIN)/python -m cacsnet.agreement.replicate $(STUDY)/results/agreement/agreement.json output=$(STUDY)/beside_the_paper.md
 
 train: $(STAMP)
 	$(BIN)/python train.py experiment=phantom $(ARGS)

@@ -1,0 +1,94 @@
+"""What the paper prints is recomputed from what else it prints; a number that doesn't follow is called so."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from cacsnet.agreement.replicate import NOT_COMPARABLE, PAPER, main, rows
+from cacsnet.agreement.study import agreement_study
+from cacsnet.agreement.write import write_tables
+
+PRINTED = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def study(tmp_path, cohort) -> Path:
+    return write_tables(agreement_study(*cohort, resamples=20), tmp_path / "agreement")
+
+
+def by_name(paper=PRINTED, study=None):
+    return {row.what: row for row in rows(paper, study or {})}
+
+
+def test_what_follows_from_the_papers_own_numbers_is_reproduced():
+    found = by_name()
+    reproduced = {name for name, row in found.items() if row.verdict.startswith("reproduced")}
+    iccs = {"ICC", "LM: ICC", "LAD: ICC", "LCX: ICC", "RCA: ICC", "first scan: ICC", "second scan: ICC"}
+    rescan = {f"scan 1 against scan 2, {side}: ICC" for side in ("reference", "model")}
+    assert reproduced == {f"{name} (95 % CI)" for name in iccs} | rescan | {
+        "regression: slope; intercept; R²", "bias", "kappa", "reclassified"
+    }  # fmt: skip
+    assert "0.977 quadratic (0.962 linear, 0.945 none)" in found["kappa"].recomputed
+    assert "3.57 % (1.4 to 8.8)" in found["reclassified"].recomputed
+    assert "p = 0.44" in found["scan 1 - scan 2, reference"].recomputed
+    assert "p = 0.08" in found["scan 1 - scan 2, model"].recomputed
+
+
+def test_the_papers_z_test_is_not_reproducible():
+    row = by_name()["reclassified, first against second scan"]
+    assert row.verdict.startswith("not reproducible")
+    assert row.recomputed == "z-test p = 0.31; McNemar exact p = 0.62 if no patient twice"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "row"),
+    [
+        (("kappa",), 0.975, "kappa"),
+        (("reclassification_percent",), 3.4, "reclassified"),
+        (("total", "bias"), 0.6, "bias"),
+        (("total", "intercept"), -20, "regression: slope; intercept; R²"),
+        (("total", "r2"), 0.95, "regression: slope; intercept; R²"),
+        (("vessels", "LM", "icc_ci"), [0.44, 0.76], "LM: ICC (95 % CI)"),  # what ICC(A,1) would give
+        (("scan_rescan", "model", "icc"), 0.985, "scan 1 against scan 2, model: ICC"),
+    ],
+)
+def test_a_number_that_does_not_follow_is_not_called_reproduced(path, value, row):
+    paper = copy.deepcopy(PRINTED)
+    *folders, last = path
+    place = paper
+    for name in folders:
+        place = place[name]
+    place[last] = value
+    assert not by_name(paper)[row].verdict.startswith("reproduced")
+
+
+def test_the_studys_own_numbers_stand_beside_and_are_marked(study, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    assert main([str(study), f"output={page}"], Console(width=200)) == 0
+    document = json.loads(study.read_text())
+    text = page.read_text(encoding="utf-8")
+    assert NOT_COMPARABLE in text
+    assert "30 scans of 15 digital" in text
+    assert f"{document['LAD']['icc_c1']:.3f}" in text
+    found = by_name(study=document)
+    assert found["bias"].study == f"{document['total']['bias']:.2f}"
+    assert found["kappa"].study == f"{document['categories']['kappa_quadratic']:.3f}"
+    assert found["scan 1 - scan 2, model"].study.startswith(f"{document['scan_rescan']['model']['mean']:.1f} ±")
+    assert "nan" not in text
+
+
+def test_a_study_without_vessels_or_second_scans_leaves_dashes():
+    found = by_name(study={"total": {"bias": 1.0}})
+    assert found["bias"].study == "1.00"
+    assert found["LM: ICC (95 % CI)"].study == "- (-)"
+    assert found["reclassified"].study == "-"
+
+
+def test_a_bad_command_is_refused(tmp_path, capsys):
+    assert main([]) == 2
+    assert main([str(tmp_path / "no.json")]) == 2
+    assert "no.json" in capsys.readouterr().err
