@@ -1,7 +1,7 @@
 """``python -m cacsnet.agreement <scores.csv> <reference.csv> output=DIR``: the whole agreement study of finished scores.
 
-Writes ``agreement.json`` and the tables into ``output``. Label maps and candidates are looked for in the case folders beside
-the score table; paths in the reference table start at its folder.
+Writes ``report.html``, figures, ``agreement.json`` and the tables into ``output``. Label maps and candidates are looked for in
+the case folders beside the score table; paths in the reference table start at its folder.
 
 Keys: ``output`` (a folder, required), ``compare`` (a second score table: adds the comparison of both with the reference,
 ``comparison.json``; difference = second - first), ``manifest`` (a table with heart rate, BMI ... by ``case_id``), ``resamples``
@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from cacsnet.agreement.compare import Comparison, compare, write_comparison
+from cacsnet.agreement.label_maps import label_paths
 from cacsnet.agreement.study import RESAMPLES, Study, agreement_study
 from cacsnet.agreement.tables import interval, number, study_summary
-from cacsnet.agreement.write import write_tables
+from cacsnet.agreement.write import write_study
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.keys import read_keys
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
         if command.reference is None:
             assert second is not None
             assert command.second is not None
+            labels: dict[str, Path] = {}
             study = agreement_study(scores, second, results=command.second.parent, **common)  # type: ignore[arg-type]
             show(
                 study,
@@ -70,9 +72,10 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
         else:
             reference = read_table(command.reference, "reference")
             folders = {"results": command.scores.parent, "reference_folder": command.reference.parent}
+            labels = label_paths(reference, command.reference.parent)
             study = agreement_study(reference, scores, **folders, **common)  # type: ignore[arg-type]
             show(study, console)
-        write_tables(study, command.output)
+        write_study(study, command.output, labels)
         if command.reference is not None and second is not None and command.second is not None:
             names = _names(command.scores, command.second)
             found = compare(reference, scores, second, names, **common)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cacsnet.errors import ArgumentError
 from cacsnet.io.orient import canonical_geometry
@@ -33,6 +34,15 @@ class CaseLabels:
     model: np.ndarray
     origins: np.ndarray | None
     spacing_mm: tuple[float, float, float]
+
+
+def label_paths(reference: pd.DataFrame, folder: Path | None) -> dict[str, Path]:
+    """Reference label map of each case id: column ``labels`` of a reference table, paths below ``folder``."""
+    if "labels" not in reference:
+        return {}
+    known = reference[["case_id", "labels"]].dropna().astype(str)
+    cells = zip(known["case_id"].str.strip(), known["labels"].str.strip(), strict=True)
+    return {case_id: (folder or Path()) / path for case_id, path in cells if path}
 
 
 def read_case_labels(reference: Path, model: Path, origins: Path | None = None) -> CaseLabels:

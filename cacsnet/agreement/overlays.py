@@ -76,15 +76,6 @@ def choose_cases(pairs: pd.DataFrame) -> tuple[Chosen, ...]:
     return tuple(Chosen(case, tuple(roles)) for case, roles in places.items())
 
 
-def label_paths(reference: pd.DataFrame, folder: Path | None) -> dict[str, Path]:
-    """Reference label map of each case id: column ``labels`` of a reference table, paths below ``folder``."""
-    if "labels" not in reference:
-        return {}
-    known = reference[["case_id", "labels"]].dropna().astype(str)
-    cells = zip(known["case_id"].str.strip(), known["labels"].str.strip(), strict=True)
-    return {case_id: (folder or Path()) / path for case_id, path in cells if path}
-
-
 def case_pictures(study: Study, references: Mapping[str, Path] | None = None) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
     """Pictures of the chosen cases, and a note for each that can't be shown as it should.
 

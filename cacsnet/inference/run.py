@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cacsnet.agreement.label_maps import label_paths
 from cacsnet.agreement.study import agreement_study
 from cacsnet.agreement.tables import study_summary
-from cacsnet.agreement.write import write_tables
+from cacsnet.agreement.write import write_study
 from cacsnet.errors import CacsError, CheckpointError, ConfigError
 from cacsnet.inference import results
 from cacsnet.inference.pipeline import score_scan
@@ -360,5 +361,5 @@ def study_agreement(command: Command, rows: Sequence[Mapping[str, Any]], console
         console.print(f"no agreement with the reference: {escape(error.message)}", soft_wrap=True)
         return
     console.print(escape(study_summary(study)), soft_wrap=True, highlight=False)
-    write_tables(study, folder)
+    write_study(study, folder, label_paths(command.reference, command.reference_folder))
     console.print(f"study: {escape(str(folder))}", soft_wrap=True)

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 
 from cacsnet.agreement import figures, panels
 from cacsnet.agreement.figure_style import CATEGORY_STYLES, Picture, picture, study_style
+from cacsnet.agreement.label_maps import label_paths
 from cacsnet.agreement.overlays import (
     Maps,
     case_pictures,
     choose_cases,
-    label_paths,
     overlay_figure,
     pick_field,
     pick_slices,
