@@ -159,9 +159,9 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
         high = np.minimum(np.floor((points.max(0) + reach - origin) / spacing).astype(int) + 1, shape)
         if (high <= low).any():
             continue
-        field = _gathered((points - first) / FINE_MM, amount)
+        field = torch.from_numpy(_gathered((points - first) / FINE_MM, amount / FINE_MM**3))
         box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-        added = image(torch.from_numpy(field / FINE_MM**3).float(), first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
+        added = image(field, first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
         z, y, x = np.nonzero(np.abs(added) > FAINT_HU)
         index = ((z + low[0]) * shape[1] + y + low[1]) * shape[2] + x + low[2]
         parts.append((index, added[z, y, x], owner))
@@ -175,16 +175,16 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
 
 
 def _gathered(place: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice [z, y, x], each shared linearly between eight cells."""
+    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice float32 [z, y, x], each shared linearly between eight."""
     cell = place.astype(int)
     part = place - cell
     size = cell.max(0) + 2
-    flat = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
-    out = np.zeros(int(size.prod()))
-    for z, y, x in np.ndindex(2, 2, 2):
-        share = np.abs(1 - z - part[:, 0]) * np.abs(1 - y - part[:, 1]) * np.abs(1 - x - part[:, 2])
-        out += np.bincount(flat + (z * size[1] + y) * size[2] + x, amount * share, len(out))
-    return out.reshape(size)
+    row = size[1:].prod(), size[2], 1
+    z, y, x = (np.stack([1 - part[:, k], part[:, k]]) for k in range(3))
+    share = amount * z[:, None, None] * y[:, None] * x
+    corner = np.array([0, row[0]])[:, None, None] + np.array([0, row[1]])[:, None] + np.array([0, 1])
+    out = np.bincount((cell @ np.array(row) + corner[..., None]).ravel(), share.ravel(), int(size.prod()))
+    return out.astype(np.float32).reshape(size)
 
 
 def _fields(bodies: Sequence[Body], protocol: Protocol) -> Iterator[tuple[int, Protocol, np.ndarray, np.ndarray]]:
