@@ -194,35 +194,29 @@ def _fields(bodies: Sequence[Body], protocol: Protocol) -> Iterator[tuple[int, P
     where that is cheaper.
     """
     still = protocol.still()
-    clusters: dict[int, list[tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]]] = {}
+    margins = {scanner.moves: 2 * np.array(scanner.reach_mm) for scanner in (still, protocol)}
+    clusters: dict[int, list[tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]]] = {}
     for body in bodies:
         deposit = body.deposit
-        scanner = still if deposit.owner in STILL else protocol
+        moves = protocol.moves and deposit.owner not in STILL
         amount = body.volumes * deposit.density * (1.0 if deposit.metal else protocol.hu_per_mg_cc)
-        margin, price = 2 * np.array(scanner.reach_mm), PRICE_MM3[scanner.moves]
         mine = clusters.setdefault(deposit.owner, [])
         for piece in range(int(deposit.piece.max()) + 1):
             inside = deposit.piece == piece
             points = body.points[inside]
-            low, high = points.min(0), points.max(0)
-            best, gain = -1, 0.0
-            for k, (other_low, other_high, _, _) in enumerate(mine):
-                union = np.prod(np.maximum(high, other_high) - np.minimum(low, other_low) + margin)
-                saved = float(np.prod(high - low + margin) + np.prod(other_high - other_low + margin) + price - union)
-                if saved > gain:
-                    best, gain = k, saved
-            if best < 0:
-                mine.append((low, high, [points], [amount[inside]]))
+            # boxes as (low, -high), so that a union is a minimum
+            boxes = np.array([np.stack([points.min(0), -points.max(0)]), *(box for box, *_ in mine)])
+            unions = np.minimum(boxes[0], boxes)
+            own, joint = (np.prod(margins[moves] - each.sum(1), axis=1) for each in (boxes, unions))
+            saved = own[0] + own[1:] + PRICE_MM3[moves] - joint[1:]
+            best = int(saved.argmax()) if len(saved) else -1
+            if best < 0 or saved[best] <= 0:
+                mine.append((boxes[0], [points], [amount[inside]]))
             else:
-                other_low, other_high, all_points, amounts = mine[best]
-                mine[best] = (
-                    np.minimum(low, other_low),
-                    np.maximum(high, other_high),
-                    [*all_points, points],
-                    [*amounts, amount[inside]],
-                )
+                _, all_points, amounts = mine[best]
+                mine[best] = (unions[1 + best], [*all_points, points], [*amounts, amount[inside]])
     for owner, found in clusters.items():
-        for _, _, all_points, amounts in found:
+        for _, all_points, amounts in found:
             yield owner, still if owner in STILL else protocol, np.concatenate(all_points), np.concatenate(amounts)
 
 

@@ -78,10 +78,10 @@ class Lattice:
         line = F.interpolate(F.pad(torch.eye(self.SIZE)[None], (2, 2), mode="circular"), scale_factor=self.FINE, mode="linear")
         line = F.avg_pool1d(line, self.FINE + 1, stride=1)[0]
         rise = line[:, 2 * self.FINE - self.FINE // 2 :][:, : self.SIZE * self.FINE].T.contiguous()
-        fine = nodes
+        fine = nodes.double()  # so that a library's order of summation doesn't show
         for _ in range(3):
-            fine = torch.tensordot(fine, rise, dims=([1], [1]))  # the axis goes to the end
-        self.values = F.pad((fine / fine.std())[None], (0, 1, 0, 1, 0, 1), mode="circular")
+            fine = torch.tensordot(fine, rise.double(), dims=([1], [1]))  # the axis goes to the end
+        self.values = F.pad((fine / fine.std()).float()[None], (0, 1, 0, 1, 0, 1), mode="circular")
         self.step_mm = cell_mm / self.FINE
 
     def __call__(self, p: Tensor) -> Tensor:

@@ -94,11 +94,13 @@ def _displaced(
     rows, columns = volume.shape[1:]
     size = [next_fast_len(n + 2 * p, real=True) for n, p in zip(volume.shape[1:], pad, strict=True)]
     spectrum = _spectrum(volume, pad, size)
+    phases = _phases(path, size, spacing_mm, protocol)
     out = torch.empty_like(volume)
     for slices, shift in slabs:
         place = (path[:, 0] + shift[0]) / spacing_mm[0]
         offsets = np.arange(np.floor(place.min() + 1e-6), np.ceil(place.max() - 1e-6) + 1)
-        transfer = _transfer(path + np.array(shift), spacing_mm[0] * offsets, size, spacing_mm, protocol).to(volume.device)
+        whole = _phases(np.array([shift]), size, spacing_mm, protocol)
+        transfer = (_at_heights(place, offsets, phases) * whole).to(volume.device)
         index = torch.arange(slices.start, slices.stop, device=volume.device)
         moved = spectrum.new_zeros(len(index), *spectrum.shape[1:])
         for offset, factor in zip(offsets.astype(int).tolist(), transfer, strict=True):
@@ -141,13 +143,15 @@ class Frame:
         for k in (1, 2):
             step = protocol.spacing_mm[k]
             margin = int(np.ceil((path[k] + STREAK_MM) / step))
-            reach = protocol.reach_mm[k]
+            reach = protocol.reach_mm[k] - path[k]
             first, last = (int(np.rint((mm - protocol.origin_mm[k]) / step)) for mm in extent_mm[k])
             low, high = first - int(np.ceil(reach / step)), last + int(np.ceil(reach / step)) + 1
             furthest = box[k].start - margin, box[k].stop + margin
-            region.append(slice(max(min(low, box[k].start), furthest[0]), min(max(high, box[k].stop), furthest[1])))
-            pad.append(0 if furthest[0] <= low and high <= furthest[1] else margin)
-            size.append(next_fast_len(region[-1].stop - region[-1].start + 2 * margin, real=True))
+            whole = furthest[0] <= low and high <= furthest[1]
+            region.append(slice(low, high) if whole else slice(*furthest))
+            pad.append(0 if whole else margin)
+            used = max(high, box[k].stop) - min(low, box[k].start) if whole else furthest[1] - furthest[0]
+            size.append(next_fast_len(used + 2 * margin, real=True))
         return cls(protocol, box, (region[0], region[1]), (pad[0], pad[1]), (size[0], size[1]))
 
     @property
@@ -161,7 +165,7 @@ class Frame:
     def transfer(self) -> Tensor:
         """Factors [heights, y, x] of the spectra at each height."""
         path = np.array(self.protocol.motion_path_mm)
-        return _transfer(path, self.heights_mm, self.size, self.protocol.spacing_mm, self.protocol)
+        return _at_heights(path[:, 0], self.heights_mm, _phases(path, self.size, self.protocol.spacing_mm, self.protocol))
 
     def spectrum(self, layers: Tensor) -> Tensor:
         """Spectra [n, y, x] of layers [n, rows, columns] of the region."""
@@ -170,11 +174,9 @@ class Frame:
     def image(self, spectra: Tensor) -> Tensor:
         """The box of the slices with those spectra."""
         moved = torch.fft.irfft2(spectra, s=self.size)
-        rows, columns = (
-            slice(p + b.start - r.start, p + b.stop - r.start)
-            for p, b, r in zip(self.pad, self.box[1:], self.region, strict=True)
-        )
-        return moved[:, rows, columns]
+        ahead = [r.start - p - b.start for p, b, r in zip(self.pad, self.box[1:], self.region, strict=True)]
+        rows, columns = (b.stop - b.start for b in self.box[1:])
+        return torch.roll(moved, ahead, (1, 2))[:, :rows, :columns]
 
 
 def _spectrum(volume: Tensor, pad: Sequence[int], size: Sequence[int]) -> Tensor:
@@ -183,16 +185,20 @@ def _spectrum(volume: Tensor, pad: Sequence[int], size: Sequence[int]) -> Tensor
     return torch.fft.rfft2(padded, s=tuple(size))
 
 
-def _transfer(
-    path: np.ndarray, heights_mm: np.ndarray, size: Sequence[int], spacing_mm: Sequence[float], protocol: Protocol
-) -> Tensor:
-    """Factors [heights, y, x] of the spectra of the object displaced to each of the heights: the path [n, 3] by
-    phases in-plane, along z shared linearly between the next heights."""
+def _phases(path: np.ndarray, size: Sequence[int], spacing_mm: Sequence[float], protocol: Protocol) -> Tensor:
+    """Factors [n, y, x] of an object's spectrum: its in-plane displacement at each position of a path [n, 3], and the share
+    that the position has."""
     fy = torch.fft.fftfreq(size[0], spacing_mm[1])[:, None]
     fx = torch.fft.rfftfreq(size[1], spacing_mm[2])[None]
     y, x = (torch.from_numpy(path[:, k]).float().reshape(-1, 1, 1) for k in (1, 2))
-    phases = torch.polar(_seen(fy, fx, len(path), protocol), -2 * np.pi * (fy * y + fx * x))
-    shares = np.stack([np.interp(path[:, 0], heights_mm, one) for one in np.eye(len(heights_mm))])
+    along_y, along_x = (torch.polar(torch.ones_like(f * mm), -2 * np.pi * f * mm) for f, mm in ((fy, y), (fx, x)))
+    return along_y * (along_x * _seen(fy, fx, len(path), protocol))
+
+
+def _at_heights(z: np.ndarray, heights: np.ndarray, phases: Tensor) -> Tensor:
+    """Factors [heights, y, x] of the spectra of an object at each of the heights: phases [n, y, x] of positions at ``z`` [n],
+    each shared linearly between the next heights."""
+    shares = np.stack([np.interp(z, heights, one) for one in np.eye(len(heights))])
     return torch.tensordot(torch.from_numpy(shares).to(phases), phases, 1)
 
 
