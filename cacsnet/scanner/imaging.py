@@ -44,13 +44,14 @@ def image(
     box = box or (slice(0, protocol.shape[0]), slice(0, protocol.shape[1]), slice(0, protocol.shape[2]))
     field = volume if background == 0 else volume - background
     if not protocol.motion_path_mm:
-        out = torch.cat([
+        pieces = [
             _in_plane(
                 apply_weights(field, _slice_weights(field, origin_mm, step_mm, protocol, slices, shift[0]), 0),
                 origin_mm, step_mm, protocol, box[1:], shift,
             )
             for slices, shift in slabs_of(protocol, box[0])
-        ])  # fmt: skip
+        ]  # fmt: skip
+        out = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     else:
         out = _moving(field, origin_mm, step_mm, protocol, box)
     return out if background == 0 else out.add_(background)

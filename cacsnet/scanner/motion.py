@@ -79,7 +79,7 @@ def displace(
     """Volume [z, y, x] of an object on the protocol's path, the whole path displaced by ``shift_mm``.
 
     In-plane by phases in Fourier space, along z by linear interpolation between slices: right for slices much thinner than
-    the smallest thing in them, else :func:`in_motion`. The volume is continued by its edges.
+    the smallest thing in them, else :class:`Frame`. The volume is continued by its edges.
     """
     return _displaced(volume, spacing_mm, protocol, [(slice(0, len(volume)), tuple(shift_mm))])
 
