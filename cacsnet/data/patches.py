@@ -43,7 +43,7 @@ from cacsnet.scoring import load_profile
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium; other calcium and metal inside or beside the heart; bone, cartilage and noise."""
 
-GENERATOR = 7
+GENERATOR = 8
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 
 THRESHOLDS = load_profile("smartscore")
@@ -264,24 +264,29 @@ def _points(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Candidates of the native scan inside the patch. Calcium is kept first; bone and noise fill what is left, within
     FAR_MM of the heart and the near ones first."""
-    flat = np.flatnonzero(native.cpu().numpy().reshape(-1) >= threshold)
     size = settings.patch + 2 * settings.border
-    voxels = np.stack(np.unravel_index(flat, owner.shape), 1)
-    position = (voxels * spacing - first) / settings.spacing_mm
-    inside = ((position >= 0) & (position <= size - 1)).all(1)
-    position, who = position[inside], owner.reshape(-1)[flat[inside]]
+    axes = [(np.arange(n) * spacing[k] - first[k]) / settings.spacing_mm for k, n in enumerate(native.shape)]
+    inner = [np.flatnonzero((axis >= 0) & (axis <= size - 1)) for axis in axes]
+    box = tuple(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0) for found in inner)
+    axes = [axis[part] for axis, part in zip(axes, box, strict=True)]
+    z, y, x = (one.cpu().numpy() for one in torch.nonzero(native[box] >= threshold, as_tuple=True))
+    distance = np.zeros(len(z))
+    if subject.distance is not None:
+        step = subject.stride * subject.anatomy.step_mm
+        place = [window_first[k] + axes[k] * settings.spacing_mm - subject.anatomy.origin_mm[k] for k in range(3)]
+        cell = [np.clip(np.round(place[k] / step).astype(int), 0, subject.distance.shape[k] - 1) for k in range(3)]
+        distance = subject.distance[cell[0][z], cell[1][y], cell[2][x]]
+        near = distance <= FAR_MM
+        z, y, x, distance = z[near], y[near], x[near], distance[near]
+    position = np.stack([axes[0][z], axes[1][y], axes[2][x]], 1)
+    who = owner[box][z, y, x]
     label = np.where(who < len(VESSELS), who, 0).astype(np.uint8)
     group = np.where(who == 0, OTHER, np.where(who < len(VESSELS), PLAQUE, DISTRACTOR)).astype(np.uint8)
-    distance = np.zeros(len(position))
-    if subject.distance is not None:
-        place = window_first + position * settings.spacing_mm - subject.anatomy.origin_mm
-        cell = np.round(place / (subject.stride * subject.anatomy.step_mm)).astype(int)
-        distance = subject.distance[tuple(np.clip(cell, 0, np.array(subject.distance.shape) - 1).T)]
     keep = []
     for kind, share in ((PLAQUE, 0.4), (DISTRACTOR, 0.3)):
-        chosen = np.flatnonzero((group == kind) & (distance <= FAR_MM))
+        chosen = np.flatnonzero(group == kind)
         keep.append(rng.permutation(chosen)[: int(settings.points * share)])
-    chosen = rng.permutation(np.flatnonzero((group == OTHER) & (distance <= FAR_MM)))
+    chosen = rng.permutation(np.flatnonzero(group == OTHER))
     chosen = chosen[np.argsort(distance[chosen] > NEAR_MM, kind="stable")]
     keep.append(chosen[: settings.points - sum(len(k) for k in keep)])
     pick = np.concatenate(keep)

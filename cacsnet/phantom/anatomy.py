@@ -14,7 +14,6 @@ from types import EllipsisType
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.labels import STRUCTURE_INDEX
@@ -87,10 +86,17 @@ FINE_FIELDS = ("texture",)
 
 def doubled(values: Tensor) -> Tensor:
     """[..., z, y, x] on every second point to [..., 2 z - 1, 2 y - 1, 2 x - 1] on all, trilinear."""
-    flat = values.reshape(1, -1, *values.shape[-3:])
-    size = [2 * n - 1 for n in values.shape[-3:]]
-    out = functional.interpolate(flat, size=size, mode="trilinear", align_corners=True)
-    return out.reshape(*values.shape[:-3], *size)
+    for axis in (-3, -2, -1):  # axis by axis: several times faster than torch's trilinear interpolation
+        shape = list(values.shape)
+        shape[axis] = 2 * shape[axis] - 1
+        out = values.new_empty(shape)
+        every, between = (out.movedim(axis, 0)[k::2] for k in (0, 1))
+        lines = values.movedim(axis, 0)
+        every.copy_(lines)
+        torch.add(lines[:-1], lines[1:], out=between)
+        between.mul_(0.5)
+        values = out
+    return values
 
 
 Block = tuple[slice, ...]

@@ -159,9 +159,9 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
         high = np.minimum(np.floor((points.max(0) + reach - origin) / spacing).astype(int) + 1, shape)
         if (high <= low).any():
             continue
-        field = _gathered((points - first) / FINE_MM, amount)
+        field = torch.from_numpy(_gathered((points - first) / FINE_MM, amount / FINE_MM**3))
         box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-        added = image(torch.from_numpy(field / FINE_MM**3).float(), first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
+        added = image(field, first.tolist(), (FINE_MM,) * 3, scanner, box).numpy()
         z, y, x = np.nonzero(np.abs(added) > FAINT_HU)
         index = ((z + low[0]) * shape[1] + y + low[1]) * shape[2] + x + low[2]
         parts.append((index, added[z, y, x], owner))
@@ -175,16 +175,16 @@ def image_bodies(bodies: Sequence[Body], protocol: Protocol) -> CalciumImage:
 
 
 def _gathered(place: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice [z, y, x], each shared linearly between eight cells."""
+    """Amounts [n] at places [n, 3] (cells, from 0 on) as a lattice float32 [z, y, x], each shared linearly between eight."""
     cell = place.astype(int)
     part = place - cell
     size = cell.max(0) + 2
-    flat = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
-    out = np.zeros(int(size.prod()))
-    for z, y, x in np.ndindex(2, 2, 2):
-        share = np.abs(1 - z - part[:, 0]) * np.abs(1 - y - part[:, 1]) * np.abs(1 - x - part[:, 2])
-        out += np.bincount(flat + (z * size[1] + y) * size[2] + x, amount * share, len(out))
-    return out.reshape(size)
+    row = size[1:].prod(), size[2], 1
+    z, y, x = (np.stack([1 - part[:, k], part[:, k]]) for k in range(3))
+    share = amount * z[:, None, None] * y[:, None] * x
+    corner = np.array([0, row[0]])[:, None, None] + np.array([0, row[1]])[:, None] + np.array([0, 1])
+    out = np.bincount((cell @ np.array(row) + corner[..., None]).ravel(), share.ravel(), int(size.prod()))
+    return out.astype(np.float32).reshape(size)
 
 
 def _fields(bodies: Sequence[Body], protocol: Protocol) -> Iterator[tuple[int, Protocol, np.ndarray, np.ndarray]]:
@@ -194,35 +194,29 @@ def _fields(bodies: Sequence[Body], protocol: Protocol) -> Iterator[tuple[int, P
     where that is cheaper.
     """
     still = protocol.still()
-    clusters: dict[int, list[tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]]] = {}
+    margins = {scanner.moves: 2 * np.array(scanner.reach_mm) for scanner in (still, protocol)}
+    clusters: dict[int, list[tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]]] = {}
     for body in bodies:
         deposit = body.deposit
-        scanner = still if deposit.owner in STILL else protocol
+        moves = protocol.moves and deposit.owner not in STILL
         amount = body.volumes * deposit.density * (1.0 if deposit.metal else protocol.hu_per_mg_cc)
-        margin, price = 2 * np.array(scanner.reach_mm), PRICE_MM3[scanner.moves]
         mine = clusters.setdefault(deposit.owner, [])
         for piece in range(int(deposit.piece.max()) + 1):
             inside = deposit.piece == piece
             points = body.points[inside]
-            low, high = points.min(0), points.max(0)
-            best, gain = -1, 0.0
-            for k, (other_low, other_high, _, _) in enumerate(mine):
-                union = np.prod(np.maximum(high, other_high) - np.minimum(low, other_low) + margin)
-                saved = float(np.prod(high - low + margin) + np.prod(other_high - other_low + margin) + price - union)
-                if saved > gain:
-                    best, gain = k, saved
-            if best < 0:
-                mine.append((low, high, [points], [amount[inside]]))
+            # boxes as (low, -high), so that a union is a minimum
+            boxes = np.array([np.stack([points.min(0), -points.max(0)]), *(box for box, *_ in mine)])
+            unions = np.minimum(boxes[0], boxes)
+            own, joint = (np.prod(margins[moves] - each.sum(1), axis=1) for each in (boxes, unions))
+            saved = own[0] + own[1:] + PRICE_MM3[moves] - joint[1:]
+            best = int(saved.argmax()) if len(saved) else -1
+            if best < 0 or saved[best] <= 0:
+                mine.append((boxes[0], [points], [amount[inside]]))
             else:
-                other_low, other_high, all_points, amounts = mine[best]
-                mine[best] = (
-                    np.minimum(low, other_low),
-                    np.maximum(high, other_high),
-                    [*all_points, points],
-                    [*amounts, amount[inside]],
-                )
+                _, all_points, amounts = mine[best]
+                mine[best] = (unions[1 + best], [*all_points, points], [*amounts, amount[inside]])
     for owner, found in clusters.items():
-        for _, _, all_points, amounts in found:
+        for _, all_points, amounts in found:
             yield owner, still if owner in STILL else protocol, np.concatenate(all_points), np.concatenate(amounts)
 
 

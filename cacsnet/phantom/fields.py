@@ -73,23 +73,22 @@ class Lattice:
     FINE = 4
 
     def __init__(self, rng: np.random.Generator, cell_mm: float, channels: int = 1) -> None:
-        nodes = torch.from_numpy(rng.standard_normal((1, channels, self.SIZE, self.SIZE, self.SIZE)).astype(np.float32))
-        padded = F.pad(nodes, (2,) * 6, mode="circular")
-        fine = F.interpolate(padded, scale_factor=self.FINE, mode="trilinear", align_corners=False)
-        edge = 2 * self.FINE
-        for axis in range(3):  # a cubic mean, one axis at a time
-            kernel = [self.FINE + 1 if k == axis else 1 for k in range(3)]
-            fine = F.avg_pool3d(fine, kernel, stride=1, padding=[k // 2 for k in kernel], count_include_pad=False)
-        fine = fine[..., edge:-edge, edge:-edge, edge:-edge]
-        self.values = fine / fine.std()
+        nodes = torch.from_numpy(rng.standard_normal((channels, self.SIZE, self.SIZE, self.SIZE)).astype(np.float32))
+        # along each axis: linear between the nodes, then a mean over a cell
+        line = F.interpolate(F.pad(torch.eye(self.SIZE)[None], (2, 2), mode="circular"), scale_factor=self.FINE, mode="linear")
+        line = F.avg_pool1d(line, self.FINE + 1, stride=1)[0]
+        rise = line[:, 2 * self.FINE - self.FINE // 2 :][:, : self.SIZE * self.FINE].T.contiguous()
+        fine = nodes.double()  # so that a library's order of summation doesn't show
+        for _ in range(3):
+            fine = torch.tensordot(fine, rise.double(), dims=([1], [1]))  # the axis goes to the end
+        self.values = F.pad((fine / fine.std()).float()[None], (0, 1, 0, 1, 0, 1), mode="circular")
         self.step_mm = cell_mm / self.FINE
 
     def __call__(self, p: Tensor) -> Tensor:
         """Values float32 [channels, ...] at points [3, ...]."""
-        size = self.values.shape[-1]
-        padded = F.pad(self.values.to(p.device), (0, 1, 0, 1, 0, 1), mode="circular")
+        size = self.SIZE * self.FINE
         index = torch.remainder(p / self.step_mm, size)
         grid = (index.flip(0) * (2 / size) - 1).movedim(0, -1)
         grid = grid.reshape(1, -1, 1, 1, 3) if p.dim() != 4 else grid[None]
-        out = F.grid_sample(padded, grid, mode="bilinear", align_corners=True)[0]
+        out = F.grid_sample(self.values.to(p.device), grid, mode="bilinear", align_corners=True)[0]
         return out.reshape(out.shape[0], *p.shape[1:])

@@ -8,7 +8,8 @@ end, is joined smoothly. Integrals are kept: at f = 0 nothing happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ OVERLAP = 50 / 180
 STREAK_MM = 6.0
 """Margin in which the streaks of a moving object are kept apart from the lattice's other end."""
 
-HEIGHT_MM = 0.4
-"""Longest step along z between the heights at which an object is imaged: at most 4 % are added to a slice of 2.5 mm."""
+HEIGHT_MM, HEIGHT_SHARE = 0.4, 0.16
+"""Longest step along z between the heights at which an object is imaged, and as a share of the slice's thickness where that is
+more: at most 4 % are added to a slice."""
 
 POSITIONS = 9
 """Positions of a drawn path."""
@@ -77,81 +79,126 @@ def displace(
     """Volume [z, y, x] of an object on the protocol's path, the whole path displaced by ``shift_mm``.
 
     In-plane by phases in Fourier space, along z by linear interpolation between slices: right for slices much thinner than
-    the smallest thing in them, else :func:`in_motion`. The volume is continued by its edges.
+    the smallest thing in them, else :class:`Frame`. The volume is continued by its edges.
     """
-    path = np.array(protocol.motion_path_mm or [(0.0, 0.0, 0.0)]) + np.array(shift_mm)
-    pad = [int(np.ceil((np.abs(path[:, k]).max() + STREAK_MM) / spacing_mm[k])) for k in (1, 2)]
-    slices, rows, columns = volume.shape
-    spectrum, size = _spectrum(volume, pad)
-    place = path[:, 0] / spacing_mm[0]
-    offsets = np.arange(np.floor(place.min() + 1e-6), np.ceil(place.max() - 1e-6) + 1)
-    transfer = _transfer(path, spacing_mm[0] * offsets, size, spacing_mm, protocol)
-    index = torch.arange(slices, device=volume.device)
-    moved = torch.zeros_like(spectrum)
-    for offset, factor in zip(offsets.astype(int).tolist(), transfer.to(volume.device), strict=True):
-        moved += factor * (spectrum if offset == 0 else spectrum[(index - offset).clamp(0, slices - 1)])
-    out = torch.fft.irfft2(moved, s=size)
-    return out[:, pad[0] : pad[0] + rows, pad[1] : pad[1] + columns].to(volume.dtype)
+    return _displaced(volume, spacing_mm, protocol, [(slice(0, len(volume)), tuple(shift_mm))])
 
 
-def in_motion(
-    still: Callable[[tuple[slice, slice, slice], Vector], Tensor], protocol: Protocol, box: Sequence[slice]
+def _displaced(
+    volume: Tensor, spacing_mm: Sequence[float], protocol: Protocol, slabs: Sequence[tuple[slice, Sequence[float]]]
 ) -> Tensor:
-    """Image of a box of the protocol's grid with the object in motion, from images of the object at rest.
-
-    Along z the object itself is displaced, by steps of :data:`HEIGHT_MM`, before slices are formed: slices are far thicker
-    than plaques, and interpolation between them would smear each plaque into its neighbours, however little it moves.
-
-    Args:
-        still: float32 image of a box of the grid, which may lie outside of it, with the object displaced by (z, y, x) mm.
-        box: slices, rows and columns; slab by slab each has its own displacement.
-    """
+    """:func:`displace` slab by slab, each (slices, displacement), from one transform of the volume."""
     path = np.array(protocol.motion_path_mm or [(0.0, 0.0, 0.0)])
-    _, dy, dx = protocol.spacing_mm
-    reach = np.abs(path).max(0) + STREAK_MM
-    pad = [int(np.ceil(reach[k] / step)) if protocol.motion_path_mm else 0 for k, step in ((1, dy), (2, dx))]
-    wide = [slice(box[k].start - pad[k - 1], box[k].stop + pad[k - 1]) for k in (1, 2)]
-    slabs = slab_of(protocol, np.arange(box[0].start, box[0].stop))
-
-    def at_height(height_mm: float) -> Tensor:
-        pieces = []
-        for slab in np.unique(slabs):
-            inside = box[0].start + np.flatnonzero(slabs == slab)
-            z, y, x = protocol.slab_shifts_mm[slab] if protocol.slab_shifts_mm else (0.0, 0.0, 0.0)
-            part = (slice(int(inside[0]), int(inside[-1]) + 1), wide[0], wide[1])
-            pieces.append(still(part, (z + height_mm, y, x)))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    if not protocol.motion_path_mm:
-        return at_height(0.0)
-    low, high = float(path[:, 0].min()), float(path[:, 0].max())
-    heights = np.linspace(low, high, int(np.ceil((high - low) / HEIGHT_MM)) + 1)
-    spectra = [_spectrum(at_height(height), pad) for height in heights.tolist()]
-    size = spectra[0][1]
-    transfer = _transfer(path, heights, size, protocol.spacing_mm, protocol).to(spectra[0][0].device)
-    moved = torch.fft.irfft2(sum(factor * one for factor, (one, _) in zip(transfer, spectra, strict=True)), s=size)
-    rows, columns = (part.stop - part.start for part in box[1:])
-    return moved[:, 2 * pad[0] : 2 * pad[0] + rows, 2 * pad[1] : 2 * pad[1] + columns]
+    furthest = np.abs(path).max(0) + np.abs(np.array([shift for _, shift in slabs])).max(0)
+    pad = [int(np.ceil((furthest[k] + STREAK_MM) / spacing_mm[k])) for k in (1, 2)]
+    rows, columns = volume.shape[1:]
+    size = [next_fast_len(n + 2 * p, real=True) for n, p in zip(volume.shape[1:], pad, strict=True)]
+    spectrum = _spectrum(volume, pad, size)
+    phases = _phases(path, size, spacing_mm, protocol)
+    out = torch.empty_like(volume)
+    for slices, shift in slabs:
+        place = (path[:, 0] + shift[0]) / spacing_mm[0]
+        offsets = np.arange(np.floor(place.min() + 1e-6), np.ceil(place.max() - 1e-6) + 1)
+        whole = _phases(np.array([shift]), size, spacing_mm, protocol)
+        transfer = (_at_heights(place, offsets, phases) * whole).to(volume.device)
+        index = torch.arange(slices.start, slices.stop, device=volume.device)
+        moved = spectrum.new_zeros(len(index), *spectrum.shape[1:])
+        for offset, factor in zip(offsets.astype(int).tolist(), transfer, strict=True):
+            moved.addcmul_(factor, spectrum[(index - offset).clamp(0, len(volume) - 1)])
+        back = torch.fft.irfft2(moved, s=size)
+        out[slices] = back[:, pad[0] : pad[0] + rows, pad[1] : pad[1] + columns]
+    return out
 
 
-def _spectrum(volume: Tensor, pad: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Spectrum of each slice, continued by its edges by ``pad`` rows and columns on either side, and its size in space."""
-    padded = F.pad(volume[None], (pad[1], pad[1], pad[0], pad[0]), mode="replicate")[0]
-    size = [next_fast_len(n, real=True) for n in padded.shape[1:]]
-    return torch.fft.rfft2(padded, s=size), size
+def slabs_of(protocol: Protocol, slices: slice) -> list[tuple[slice, Vector]]:
+    """The slabs of a range of slices: the slices of each, and its displacement (z, y, x) mm."""
+    if not protocol.slab_shifts_mm:
+        return [(slices, (0.0, 0.0, 0.0))]
+    slabs = slab_of(protocol, np.arange(slices.start, slices.stop))
+    starts = [slices.start + int(k) for k in np.flatnonzero(np.diff(slabs, prepend=-1))]
+    ends = [*starts[1:], slices.stop]
+    return [(slice(a, b), protocol.slab_shifts_mm[slabs[a - slices.start]]) for a, b in zip(starts, ends, strict=True)]
 
 
-def _transfer(
-    path: np.ndarray, heights_mm: np.ndarray, size: Sequence[int], spacing_mm: Sequence[float], protocol: Protocol
-) -> Tensor:
-    """Factors [heights, y, x] of the spectra of the object displaced to each of equally spaced heights: the path [n, 3] by
-    phases in-plane, along z shared linearly between the next heights."""
+@dataclass(frozen=True)
+class Frame:
+    """Where the image of a box of a moving scan is made: rows and columns around it, the size of their spectrum.
+
+    Along z the object itself is displaced, to a few heights, before slices are formed: slices are far thicker than plaques, and
+    interpolation between them would smear each plaque into its neighbours, however little it moves.
+    """
+
+    protocol: Protocol
+    box: tuple[slice, slice, slice]
+    region: tuple[slice, slice]
+    pad: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def around(cls, protocol: Protocol, box: tuple[slice, slice, slice], extent_mm: Sequence[tuple[float, float]]) -> Frame:
+        """``extent_mm``: first and last (z, y, x) of the object at rest. What reaches further than streaks do is continued by
+        its edges; around what doesn't there is nothing."""
+        region, pad, size = [], [], []
+        path = np.abs(np.array(protocol.motion_path_mm)).max(0)
+        for k in (1, 2):
+            step = protocol.spacing_mm[k]
+            margin = int(np.ceil((path[k] + STREAK_MM) / step))
+            reach = protocol.reach_mm[k] - path[k]
+            first, last = (int(np.rint((mm - protocol.origin_mm[k]) / step)) for mm in extent_mm[k])
+            low, high = first - int(np.ceil(reach / step)), last + int(np.ceil(reach / step)) + 1
+            furthest = box[k].start - margin, box[k].stop + margin
+            whole = furthest[0] <= low and high <= furthest[1]
+            region.append(slice(low, high) if whole else slice(*furthest))
+            pad.append(0 if whole else margin)
+            used = max(high, box[k].stop) - min(low, box[k].start) if whole else furthest[1] - furthest[0]
+            size.append(next_fast_len(used + 2 * margin, real=True))
+        return cls(protocol, box, (region[0], region[1]), (pad[0], pad[1]), (size[0], size[1]))
+
+    @property
+    def heights_mm(self) -> np.ndarray:
+        """Heights (mm) at which the object is imaged: those of the path's positions, or fewer equally spaced ones."""
+        z = np.array(self.protocol.motion_path_mm)[:, 0]
+        step = max(HEIGHT_MM, HEIGHT_SHARE * self.protocol.thickness_mm)
+        count = int(np.ceil((z.max() - z.min()) / step)) + 1
+        return np.linspace(z.min(), z.max(), count) if count < len(z) else np.unique(z)
+
+    def transfer(self) -> Tensor:
+        """Factors [heights, y, x] of the spectra at each height."""
+        path = np.array(self.protocol.motion_path_mm)
+        return _at_heights(path[:, 0], self.heights_mm, _phases(path, self.size, self.protocol.spacing_mm, self.protocol))
+
+    def spectrum(self, layers: Tensor) -> Tensor:
+        """Spectra [n, y, x] of layers [n, rows, columns] of the region."""
+        return _spectrum(layers, self.pad, self.size)
+
+    def image(self, spectra: Tensor) -> Tensor:
+        """The box of the slices with those spectra."""
+        moved = torch.fft.irfft2(spectra, s=self.size)
+        ahead = [r.start - p - b.start for p, b, r in zip(self.pad, self.box[1:], self.region, strict=True)]
+        rows, columns = (b.stop - b.start for b in self.box[1:])
+        return torch.roll(moved, ahead, (1, 2))[:, :rows, :columns]
+
+
+def _spectrum(volume: Tensor, pad: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Spectrum of each slice, continued by its edges by ``pad`` rows and columns on either side, then by zeros."""
+    padded = F.pad(volume[None], (pad[1], pad[1], pad[0], pad[0]), mode="replicate")[0] if max(pad) else volume
+    return torch.fft.rfft2(padded, s=tuple(size))
+
+
+def _phases(path: np.ndarray, size: Sequence[int], spacing_mm: Sequence[float], protocol: Protocol) -> Tensor:
+    """Factors [n, y, x] of an object's spectrum: its in-plane displacement at each position of a path [n, 3], and the share
+    that the position has."""
     fy = torch.fft.fftfreq(size[0], spacing_mm[1])[:, None]
     fx = torch.fft.rfftfreq(size[1], spacing_mm[2])[None]
     y, x = (torch.from_numpy(path[:, k]).float().reshape(-1, 1, 1) for k in (1, 2))
-    phases = torch.polar(_seen(fy, fx, len(path), protocol), -2 * np.pi * (fy * y + fx * x))
-    step = heights_mm[1] - heights_mm[0] if len(heights_mm) > 1 else 1.0
-    shares = (1 - np.abs(path[:, 0] - heights_mm[:, None]) / step).clip(0)
+    along_y, along_x = (torch.polar(torch.ones_like(f * mm), -2 * np.pi * f * mm) for f, mm in ((fy, y), (fx, x)))
+    return along_y * (along_x * _seen(fy, fx, len(path), protocol))
+
+
+def _at_heights(z: np.ndarray, heights: np.ndarray, phases: Tensor) -> Tensor:
+    """Factors [heights, y, x] of the spectra of an object at each of the heights: phases [n, y, x] of positions at ``z`` [n],
+    each shared linearly between the next heights."""
+    shares = np.stack([np.interp(z, heights, one) for one in np.eye(len(heights))])
     return torch.tensordot(torch.from_numpy(shares).to(phases), phases, 1)
 
 
@@ -181,13 +228,7 @@ def move(volume: Tensor, origin_z_mm: float, spacing_mm: Sequence[float], protoc
         return volume
     z_mm = origin_z_mm + spacing_mm[0] * np.arange(len(volume))
     slabs = slab_of(protocol, np.round((z_mm - protocol.origin_mm[0]) / protocol.spacing_mm[0]).astype(int))
-    out = torch.empty_like(volume)
-    for slab in np.unique(slabs):
-        shift = protocol.slab_shifts_mm[slab] if protocol.slab_shifts_mm else (0.0, 0.0, 0.0)
-        inside = np.flatnonzero(slabs == slab)
-        most = np.abs(np.array(protocol.motion_path_mm or [(0.0, 0.0, 0.0)])[:, 0] + shift[0]).max()
-        margin = int(np.ceil(most / spacing_mm[0])) + 1
-        low, high = max(int(inside[0]) - margin, 0), min(int(inside[-1]) + 1 + margin, len(volume))
-        moved = displace(volume[low:high], spacing_mm, protocol, shift)
-        out[int(inside[0]) : int(inside[-1]) + 1] = moved[int(inside[0]) - low : int(inside[-1]) + 1 - low]
-    return out
+    starts = np.flatnonzero(np.diff(slabs, prepend=-1)).tolist()
+    shifts = protocol.slab_shifts_mm or ((0.0, 0.0, 0.0),)
+    pieces = [(slice(a, b), shifts[slabs[a]]) for a, b in zip(starts, [*starts[1:], len(volume)], strict=True)]
+    return _displaced(volume, spacing_mm, protocol, pieces)

@@ -35,7 +35,7 @@ NARROW = 24
 SIZES = (96, 128, 192, 256, 384, 512, 768, 1024, 1536)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=len(SIZES))
 def _white(size: int, device: torch.device) -> Tensor:
     """Spectra [MEMBERS, size, size / 2 + 1] of white noise, drawn on the CPU: the same for every device."""
     white = torch.randn(MEMBERS, size, size, generator=torch.Generator().manual_seed(size))
