@@ -410,15 +410,15 @@ def test_picture_shows_ct_reference_and_model() -> None:
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:
     maps = made_maps(False)
-    maps.model[5, 22:24, 32:34] = 2
+    maps.model[5, 19:21, 32:34] = 2  # half a line higher than the LM beside it
     with study_style():
         figure = overlay_figure(maps, "h")
     places = [t.get_position() for axes in figure.axes for t in axes.texts if {t.get_text()} <= {"LM", "LAD"}]
     axes = next(axes for axes in figure.axes if {"LM", "LAD"} == {t.get_text() for t in axes.texts})
     (x0, y0), (x1, y1) = (t.get_position() for t in axes.texts)
     height, width = axes.get_ylim()[0], axes.get_xlim()[1]
+    assert len(places) == 4
     assert abs(y0 - y1) > 0.06 * height or abs(x0 - x1) > 0.15 * width
-    assert places
 
 
 def save(path: Path, volume: np.ndarray) -> None:
