@@ -120,7 +120,7 @@ def title(axes: Axes, letter: str, text: str, detail: str = "") -> None:
 
 def say(axes: Axes, why: str, *, empty: bool) -> None:
     """Say in a panel what it can't show: in the middle if it is ``empty``, else at the top."""
-    text = "\n".join(["not enough data", *textwrap.wrap(why, 40)])
+    text = "\n".join(["not enough data", *textwrap.wrap(why, 28)])
     axes.text(
         0.5,
         0.5 if empty else 0.97,

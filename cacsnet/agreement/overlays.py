@@ -295,7 +295,7 @@ def _free_place(x: float, y: float, taken: list[tuple[float, float]], width: flo
     y = min(max(y, step), height)
     lines = [y, *sorted(np.arange(step, height, step), key=lambda line: abs(line - y))]
     near = [other for place, other in taken if abs(place - x) < 0.18 * width]
-    return x, next((float(line) for line in lines if all(abs(line - other) > step / 2 for other in near)), y)
+    return x, next((float(line) for line in lines if all(abs(line - other) > 0.95 * step for other in near)), y)
 
 
 def _largest(mask: NDArray[np.bool_]) -> tuple[int, int]:

@@ -107,6 +107,7 @@ def test_a_table_or_figure_of_a_new_name_is_not_lost(study) -> None:
     tables = study_tables(study)
     new = replace(tables[0], name="brand_new")
     figure = Picture("brand_new", "t", "c", PNG)
+    assert "Further results" not in [section.title for section in report.sections(PICTURES, tables)]
     found = report.sections((figure, *PICTURES), (*tables, new))
     assert found[-1].title == "Further results"
     assert [t.name for _, t in found[-1].tables] == ["brand_new"]
@@ -125,6 +126,7 @@ def test_texts_of_the_data_are_escaped(cohort) -> None:
     reference, scores = cohort
     ids = [f"{EVIL}{i}" for i in range(len(scores))]
     reference, scores = reference.assign(case_id=ids), scores.assign(case_id=ids)
+    reference["scan"] = [f"{scan}{EVIL}" for scan in reference["scan"]]
     scores.loc[0, ["status", "flags"]] = "failed", f"why {EVIL}"
     scores.loc[1, "agatston_total"] = 5000.0
     study = agreement_study(reference, scores, resamples=20)
