@@ -357,7 +357,8 @@ def study_agreement(command: Command, rows: Sequence[Mapping[str, Any]], console
             reference_folder=command.reference_folder,
         )
     except CacsError as error:
-        (folder / "agreement.json").unlink(missing_ok=True)  # of an earlier run: not of these scores
+        for name in ("agreement.json", "report.html"):  # of an earlier run: not of these scores
+            (folder / name).unlink(missing_ok=True)
         console.print(f"no agreement with the reference: {escape(error.message)}", soft_wrap=True)
         return
     console.print(escape(study_summary(study)), soft_wrap=True, highlight=False)
