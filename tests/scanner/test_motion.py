@@ -128,6 +128,26 @@ def test_motion_along_z_does_not_smear_thick_slices():
     assert float((moving[2] - rest[2]).abs().max()) < 0.02 * float(rest.max())
 
 
+def test_motion_along_z_passes_through_every_height():
+    """A disc 1 mm thick that moves from 2 mm below to 2 mm above shows in the slices of 1 mm between them, not beyond."""
+    body = torch.zeros(10, 40, 40)
+    body[:, 14:26, 14:26] = 300.0
+    grid = replace(STILL, spacing_mm=(1.0, 0.5, 0.5), shape=(9, 40, 40), thickness_mm=1.0)
+    moving = replace(grid, motion_path_mm=straight(4.0, axis=0))
+    peak = image(body, (3.55, 0.0, 0.0), (0.1, 0.5, 0.5), moving).abs().amax((1, 2))
+    assert float(peak[3:6].min()) > 60  # the ends are seen from few directions
+    assert float(peak[[0, 1, 7, 8]].max()) < 1
+
+
+def test_what_reaches_beyond_the_scan_is_displaced_as_a_whole():
+    bar = torch.zeros(30, 60, 80)
+    bar[:, 25:28] = 300.0
+    args = (-6.0, -5.0, -15.0), (1.0, 1.0, 1.0)
+    moved = image(bar, *args, replace(STILL, motion_path_mm=((0.0, 2.0, 0.0),)))
+    aside = image(bar, (-6.0, -3.0, -15.0), args[1], STILL)
+    assert float((moved - aside).abs().max()) < 3.0
+
+
 @pytest.mark.parametrize("device", ["meta", "cuda"])
 def test_everything_happens_on_the_volumes_device(device):
     """The meta device holds no values: it fails where tensors of two devices meet."""
