@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from cacsnet.agreement.__main__ import main
+from cacsnet.agreement.write import write_tables
 
 
 @pytest.fixture
@@ -20,6 +21,13 @@ def files(cohort, tmp_path: Path) -> dict[str, str]:
         paths[name] = str(tmp_path / f"{name}.csv")
         table.to_csv(paths[name], index=False)
     return paths | {"out": str(tmp_path / "out")}
+
+
+@pytest.fixture(autouse=True)
+def figures_once(request, monkeypatch):
+    """Figures take seconds: they are drawn in one test."""
+    if request.function is not test_a_study_of_two_tables:
+        monkeypatch.setattr("cacsnet.agreement.__main__.write_study", lambda study, output, labels: write_tables(study, output))
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -35,6 +43,8 @@ def test_a_study_of_two_tables(files) -> None:
     document = json.loads((Path(files["out"]) / "agreement.json").read_text())
     assert document["total"]["n"] == 30
     assert document["settings"]["resamples"] == 20
+    assert "Not a medical device" in (Path(files["out"]) / "report.html").read_text(encoding="utf-8")
+    assert (Path(files["out"]) / "figures" / "agreement.png").is_file()
     assert "ICC(A,1)" in text
     assert "bias = reference - model" in text
 

@@ -94,6 +94,7 @@ def test_bad_cases_among_good_ones(cohort, fake_model):
     assert not list(out.glob("*.tmp")) + list(out.glob(".*.partial"))
     assert "ICC" in text
     assert "no_heart" in text
+    assert (out / "agreement" / "report.html").is_file()
     study = json.loads((out / "agreement" / "agreement.json").read_text())
     assert study["total"]["n"] == 2
     assert study["left_out"] == [
