@@ -43,7 +43,7 @@ from cacsnet.scoring import load_profile
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium; other calcium and metal inside or beside the heart; bone, cartilage and noise."""
 
-GENERATOR = 8
+GENERATOR = 9
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 
 THRESHOLDS = load_profile("smartscore")
@@ -102,7 +102,7 @@ class PatchSettings:
     pixel_mm: tuple[float, float] = (0.35, 0.98)
     increment_mm: tuple[float, float] = (0.6, 5.0)
     fwhm_mm: tuple[float, float] = (0.7, 2.0)
-    noise_hu: tuple[float, float] = (8.0, 34.0)
+    noise_hu: tuple[float, float] = (8.0, 45.0)
     blurred_share: float = 0.12
     native_mvox: float = 10.0
     offset_mm: float = 36.0

@@ -18,7 +18,7 @@ from torch import Tensor
 from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.phantom import heart_ellipsoid, heart_polar
-from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid
+from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, smooth_min
 from cacsnet.phantom.heart import Heart, random_rotation, unit
 from cacsnet.phantom.thorax import Thorax
 from cacsnet.phantom.thorax import tube as body_tube
@@ -193,12 +193,16 @@ class Patient:
         self.coarse_texture = Lattice(rng, 40.0, 2)
         self.lung_lines = Lattice(rng, rng.uniform(14, 22), 2)
         self.thymus_hu = float(rng.uniform(-95, 20))
+        self.thymus_mm = rng.uniform([28, 4, 6], [42, 16, 26])
+        self.mediastinal_fat_mm = float(rng.uniform(1.0, 5.0))
+        self.bridged_mm = float(rng.uniform(6, 20))
         self.clutter = [self._draw_clutter(rng) for _ in range(rng.poisson(10 if self.wide else 4))]
         self.fields: dict[str, Callable[[View], Tensor]] = {
             "ring": lambda v: self.thorax.ring(v.thorax),
             "texture": lambda v: self.texture(v.thorax),
             "coarse_texture": lambda v: self.coarse_texture(v.thorax),
             "sac": self._sac_field,
+            "mediastinum": self._mediastinum_field,
             "diaphragm": lambda v: self.thorax.diaphragm(v.thorax),
         }
 
@@ -261,10 +265,42 @@ class Patient:
         return out
 
     def _draw_clutter(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """A blob or tube somewhere in the chest: centre, half length vector, radius (mm) and HU offset."""
+        """A blob or tube somewhere in the chest: centre, half length vector, radius (mm) and HU offset.
+
+        No brighter than soft tissue gets without contrast or calcium: it has no label, so brighter ones would be false
+        candidates with no owner."""
         centre = rng.uniform([-90, -70, -110], [90, 80, 110])
         direction = unit(rng.normal(size=3)) * rng.choice([0.0, rng.uniform(5, 40)])
-        return centre, direction, rng.uniform(1.5, 9), rng.uniform(-90, 90)
+        return centre, direction, rng.uniform(1.5, 9), rng.uniform(-90, 45)
+
+    def great_vessels(self) -> dict[str, Callable[[View], Tensor]]:
+        """Distances to the vessels above the heart, oesophagus and trachea, which the lungs lie against."""
+        heart, d, dr, m, scale = self.heart, self.descending, self.descending_radius, self.thorax.midline, self.heart_scale
+
+        def tube(line: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
+            nodes, sizes = torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32)
+            return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
+
+        cava = [list(heart.ra_centre + np.array([22, 4, 4])), [60, 6, -41], [120, 6, -38]]
+        aorta = [[-150, d[1] + 6, d[2] - 8], [0, d[1], d[2]], [70, d[1] - 4, d[2]], [95, 40, d[2] - 2]]
+        return {
+            "pulmonary_right": tube([[62, 10, 12], [56, 20, -18], [48, 28, -58]], [12, 11, 8]),
+            "pulmonary_left": tube([[64, 8, 14], [64, 32, 36], [48, 48, 52]], [12, 11, 8]),
+            "vena_cava_superior": tube(cava, [10, 9.5, 9]),
+            "arch": tube([list(heart.root[-1]), [96, 42, 12]], [0.9 * heart.root_radii[-1], dr]),
+            "descending_aorta": body_tube(aorta, [dr] * 4),
+            "oesophagus": body_tube([[-90, d[1] - 10, m + 4], [100, d[1] - 6, m]], [8, 7]),
+            "trachea": body_tube([[150, 22, m], [66, 34, m + 2]], [10.5, 10.5]),
+        }
+
+    def _mediastinum_field(self, v: View) -> Tensor:
+        """Distance to what the lungs lie against in the middle of the chest: sac and great vessels with the fat between
+        them, up to 30 mm."""
+        out = v.field("sac")
+        above = torch.minimum(self.heart.root_sdf(v.heart), self.heart.trunk_sdf(v.heart)) * self.heart_scale
+        for one in (lambda _: above, *self.great_vessels().values()):
+            out = smooth_min(out, one(v), self.bridged_mm)
+        return out - self.mediastinal_fat_mm
 
     def parts(self) -> list[Part]:
         """Everything to paint, back to front."""
@@ -302,14 +338,10 @@ class Patient:
             return lambda v: sdf(v.heart) * scale
 
         hu = {name: t.chamber_hu.get(name, t.blood) for name in ("lv", "rv", "la", "ra", "aorta", "trunk")}
-        chest, d, dr = self.thorax, self.descending, self.descending_radius
+        chest = self.thorax
         m, y0 = chest.midline, chest.chest_y
         la, ra = heart.la_centre, heart.ra_centre
-        arch = [list(heart.root[-1]), [96, 42, 12]]
-        aorta_line = [[-150, d[1] + 6, d[2] - 8], [0, d[1], d[2]], [70, d[1] - 4, d[2]], [95, 40, d[2] - 2]]
-        right_artery = [[62, 10, 12], [56, 20, -18], [48, 28, -58]]
-        left_artery = [[64, 8, 18], [64, 32, 36], [48, 48, 52]]
-        cava: list[list[float]] = [beside(ra, 22, 4, 4), [60, 4, -44], [120, 6, -40]]
+        vessel = self.great_vessels()
         neck = [[[98, 14, 0], [150, 8, -22]], [[100, 22, 4], [165, 14, 22]], [[98, 32, 10], [160, 30, 34]]]
         left_vein = [[132, -4, 52], [116, -6, 20], [104, 2, -38]]
         azygos: list[list[float]] = [[-120, chest.spine_y - 22, m - 8], [80, chest.spine_y - 24, m - 10], [84, 30, -34]]
@@ -321,7 +353,8 @@ class Patient:
             return torch.minimum(out, tube(left_vein, [7.0, 7.0, 8.0])(v))
 
         def thymus(v: View) -> Tensor:
-            return ellipsoid(v.thorax, (82, y0 - chest.half_depth + 26, m + 6), None, (42, 16, 26))
+            high, deep, wide = self.thymus_mm
+            return ellipsoid(v.thorax, (82, y0 - chest.half_depth + 10 + deep, m + 6), None, (high, deep, wide))
 
         parts = [
             Part("table", chest.table, -60.0, fine=True),
@@ -338,21 +371,21 @@ class Patient:
             Part("lung", chest.lung, lung),
             Part("pads", chest.pads, textured(t.fat, 8)),
             Part("thymus", thymus, lambda v: self.thymus_hu + 12 * v.field("texture")[0]),
-            Part("oesophagus", body_tube([[-90, d[1] - 10, m + 4], [100, d[1] - 6, m]], [8, 7]), textured(35, 12)),
+            Part("oesophagus", vessel["oesophagus"], textured(35, 12)),
             Part("azygos", body_tube(azygos, [4, 5, 5]), hu["ra"], fine=True),
-            Part("descending_aorta", body_tube(aorta_line, [dr, dr, dr, dr]), hu["aorta"]),
-            Part("trachea_wall", body_tube([[150, 22, m], [66, 34, m + 2]], [10.5, 10.5]), 40.0, fine=True),
+            Part("descending_aorta", vessel["descending_aorta"], hu["aorta"]),
+            Part("trachea_wall", vessel["trachea"], 40.0, fine=True),
             Part("trachea", body_tube([[150, 22, m], [66, 34, m + 2]], [9, 9]), -990.0, fine=True),
             Part("bronchus_right", body_tube([[66, 34, m + 1], [44, 44, m - 34]], [7.5, 6]), -990.0, fine=True),
             Part("bronchus_left", body_tube([[66, 34, m + 3], [46, 46, m + 42]], [7, 5.5]), -990.0, fine=True),
             Part("upper_vessels", upper_vessels, hu["aorta"], fine=True),
-            Part("pulmonary_right", tube(right_artery, [11, 10, 8]), hu["trunk"], s["pulmonary_artery"]),
-            Part("pulmonary_left", tube(left_artery, [11, 11, 8]), hu["trunk"], s["pulmonary_artery"]),
+            Part("pulmonary_right", vessel["pulmonary_right"], hu["trunk"], s["pulmonary_artery"]),
+            Part("pulmonary_left", vessel["pulmonary_left"], hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
             Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle, fine=True),
             Part("veins_right", tube([beside(la, 2, 6, -26), beside(la, 2, 14, -66)], [8, 6]), hu["la"]),
             Part("veins_left", tube([beside(la, 2, 8, 26), beside(la, 4, 20, 60)], [8, 6]), hu["la"]),
-            Part("vena_cava_superior", tube(cava, [10, 9.5, 9]), hu["ra"]),
+            Part("vena_cava_superior", vessel["vena_cava_superior"], hu["ra"]),
             Part("vena_cava_inferior", tube([beside(ra, -22, 10, 4), [-80.0, 26.0, -34.0]], [12, 12]), hu["ra"]),
             Part("wall", chamber(heart.muscle_sdf), textured(t.myocardium, 3)),
             Part("right_ventricle", chamber(heart.rv_sdf), hu["rv"], s["right_ventricle"]),
@@ -362,7 +395,7 @@ class Patient:
             Part("left_ventricle", chamber(heart.lv_inner_sdf), hu["lv"], s["left_ventricle"]),
             Part("papillary_muscles", chamber(heart.papillary_sdf), textured(t.myocardium, 3), None, fine=True),
             Part("trunk", chamber(heart.trunk_sdf), hu["trunk"], s["pulmonary_artery"]),
-            Part("arch", tube(arch, [0.9 * heart.root_radii[-1], dr]), hu["aorta"]),
+            Part("arch", vessel["arch"], hu["aorta"]),
             Part("aorta", chamber(heart.root_sdf), hu["aorta"], s["aorta"]),
             Part("cartilage", chest.cartilage, lambda v: chest.cartilage_hu(v, t.cartilage), fine=True),
             Part("rib_cortex", chest.rib, textured(t.cortical, 60), fine=True),

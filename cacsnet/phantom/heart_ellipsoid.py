@@ -98,11 +98,11 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     rv_radii = np.array([rng.uniform(42, 49), rng.uniform(19, 25), rng.uniform(33, 42)]) * size
     ra_centre = jitter([-4, 2, -46], 3)
     la_centre = jitter([12, 36, 4], 3)
-    root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -12], [48, -8, -20], [72, -4, -20], [90, 8, -14], [98, 24, 0]], float)
+    root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float)
     root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
     radius = rng.normal(15.5, 1.7)
     root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
-    trunk = np.array([[32, -30, 14], [44, -26, 19], [58, -12, 22], [64, 8, 18]], float)
+    trunk = np.array([[32, -30, 14], [44, -25, 17], [58, -12, 17], [64, 8, 14]], float)  # beside the aorta, touching it
     trunk += rng.normal(0, 2.0, trunk.shape)
     trunk_radii = rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.95])
     tricuspid = np.array([-4.0, -16.0, -24.0])
@@ -113,7 +113,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         left_out=unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0])),
         right_out=unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)])),
         fat_mm=float(np.clip(rng.gamma(2.0, 1.4), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
-        groove_mm=rng.uniform(18, 36),
+        groove_mm=rng.uniform(12, 30),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
         la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),

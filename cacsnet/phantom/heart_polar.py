@@ -348,10 +348,10 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     la_centre = base + np.array([4.0, 23.0, -3.0]) + rng.normal(0, 2.5, 3)
     valve = base + np.array([-2.0, -9.0, -6.0])
     root = valve + np.array(
-        [[0, 0, 0], [11, -3, -5], [23, -8, -11], [44, -13, -17], [68, -10, -17], [86, 3, -11], [93, 19, 3]], float
+        [[0, 0, 0], [11, -3, -5], [23, -8, -10], [44, -13, -12], [68, -10, -12], [86, 3, -8], [93, 19, 3]], float
     )
     root += np.cumsum(rng.normal(0, 0.8, root.shape), axis=0)
-    trunk = np.array([[31, -30, 13], [43, -27, 20], [57, -12, 24], [64, 8, 19]], float) + rng.normal(0, 1.5, (4, 3))
+    trunk = np.array([[31, -30, 13], [43, -26, 18], [57, -12, 18], [64, 8, 14]], float) + rng.normal(0, 1.5, (4, 3))
     shape_sd = np.array([0.05] * 3 + [0.05] * 3 + [0.06] * 3)
     return PolarHeart(
         base=base, axes=axes, root=root, root_radii=rng.normal(15.3, 1.6) * np.array([0.86, 0.98, 0.96, 1.0, 1.02, 0.97, 0.92]),
@@ -362,7 +362,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_radius=rng.uniform(13, 17),
-        groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
+        groove_mm=rng.uniform(12, 30), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),
         tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,

@@ -42,7 +42,8 @@ class Thorax:
         midline, chest_y: x of the midline and y of the chest's middle.
         heart_fit: factor by which a wide chest holds a larger heart.
         half_width, half_depth: of the rib cage's inside at the heart's level.
-        subcutaneous, wall: thickness of fat and of muscle with ribs (mm); gutter: how far the lungs reach beside the spine.
+        subcutaneous, wall: thickness of fat and of muscle with ribs (mm); gutter: how far the lungs reach beside the spine;
+            septum: half width of the fat between them in front of the great vessels and behind the heart.
         rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
     """
 
@@ -64,6 +65,8 @@ class Thorax:
         self.sternum_half = rng.uniform(14, 20)
         self.pad_radii = rng.uniform(10, 34, (2, 3)) * (rng.random((2, 1)) < 0.8)
         self.gutter = rng.uniform(14, 26)
+        # in most the lungs nearly meet in front of the great vessels; a broad septum of fat is the exception
+        self.septum = rng.uniform(2.0, 9.0) if rng.random() < 0.75 else rng.uniform(9.0, 26.0)
         # most hearts touch the wall; a lung between them is the exception
         gap = rng.uniform(0.0, 2.0) if rng.random() < 0.85 else rng.uniform(2.0, 12.0)
         self.chest_y = self._behind_the_wall(front, gap)
@@ -271,10 +274,10 @@ class Thorax:
 
     def lung(self, v: View) -> Tensor:
         z, y, x = v.thorax[0], v.thorax[1], v.thorax[2] - self.midline
-        upper = ((z - 20) / 60).clamp(0, 1)
-        half = 24 + 8 * upper - 14 * ((y - self.chest_y - 10) / 60).clamp(0, 1) - 12 * ((-y - 30) / 30).clamp(0, 1)
-        out = torch.maximum(v.field("ring")[0] + 3.5, half.clamp_min(3.0) - x.abs())
-        out = torch.maximum(out, 1.0 - torch.minimum(v.field("sac"), self.pads(v)))
+        behind = ((y - self.chest_y - 10) / 60).clamp(0, 1)
+        half = self.septum * (1 - 0.4 * behind) * (1 + 0.5 * ((z - 60) / 40).clamp(0, 1))  # wider towards the neck
+        out = torch.maximum(v.field("ring")[0] + 3.5, half.clamp_min(1.5) - x.abs())
+        out = torch.maximum(out, 1.0 - torch.minimum(v.field("mediastinum"), self.pads(v)))
         out = torch.maximum(out, 4.0 - self.disc(v))
         return torch.maximum(out, 3.0 - v.field("diaphragm"))
 
