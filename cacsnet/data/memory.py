@@ -12,7 +12,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 @lru_cache(maxsize=1)
 def keep_memory() -> bool:
-    """Tell glibc's allocator to reuse large blocks instead of giving them back; True if it does. For worker processes."""
+    """Tell glibc's allocator to reuse large blocks instead of giving them back; True if it does. For processes of
+    our own: workers, training."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -362,7 +362,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_radius=rng.uniform(13, 17),
-        groove_mm=rng.uniform(12, 30), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
+        groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),
         tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,
