@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ from cacsnet.keys import read_keys
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
 from cacsnet.phantom.cohort import Recipe, make_cases
 from cacsnet.phantom.heart import Artery
-from cacsnet.phantom.plan import plan_cohort
+from cacsnet.phantom.plan import Planned, plan_cohort
 from cacsnet.phantom.population import load_population
 from cacsnet.phantom.render import render
 
@@ -85,9 +86,14 @@ def labelled_box(painted: Painted, margin_mm: float) -> tuple[np.ndarray, np.nda
     return origin + index.min(0) * painted.step_mm - margin_mm, origin + index.max(0) * painted.step_mm + margin_mm
 
 
+@lru_cache(maxsize=2)
+def _plan(phantoms: int, heart_model: str) -> list[Planned]:
+    return plan_cohort(POPULATION, phantoms, heart_model)
+
+
 def recipe_of(number: int, phantoms: int, heart_model: str) -> Recipe:
     """Recipe of the digital twin cohort with a seed of this benchmark."""
-    planned = plan_cohort(POPULATION, phantoms, heart_model)[number]
+    planned = _plan(phantoms, heart_model)[number]
     return replace(planned.recipe, seed=FIRST_SEED + number)
 
 
@@ -95,7 +101,7 @@ def measure_phantom(number: int, phantoms: int, heart_model: str) -> dict[str, A
     """Everything measured of one phantom. Patient and arteries are only handed to the renderer."""
     torch.set_num_threads(1)
     start = time.process_time()
-    visit = plan_cohort(POPULATION, phantoms, heart_model)[number].visits[:1]
+    visit = _plan(phantoms, heart_model)[number].visits[:1]
     [case] = make_cases(recipe_of(number, phantoms, heart_model), visit)
     patient, arteries = case.patient, case.arteries
     row: dict[str, Any] = {"seed": FIRST_SEED + number, "heart_model": heart_model}
