@@ -134,12 +134,9 @@ def measure_phantom(number: int, phantoms: int, heart_model: str) -> dict[str, A
 
 def source_hash() -> str:
     """Of everything a phantom and its measures depend on."""
-    files = [*(ROOT / "cacsnet").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), *(ROOT / "benchmarks").glob("phantom*.py")]
-    used = [
-        f
-        for f in files
-        if f.parts[len(ROOT.parts) + 1] in ("phantom", "scanner", "scoring", "cohort") or f.parent.name == "benchmarks"
-    ]
+    files = [*(ROOT / "cacsnet").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml")]
+    used = [f for f in files if f.parts[len(ROOT.parts) + 1] in ("phantom", "scanner", "scoring", "cohort")]
+    used += [ROOT / "benchmarks" / name for name in ("phantom.py", "phantom_measure.py", "phantom_vessels.py")]
     digest = hashlib.sha256()
     for path in sorted(used):
         digest.update(path.read_bytes())

@@ -235,7 +235,9 @@ def test_marrow_and_cortex_of_a_vertebra(marrow):
     one[canal < 9] = 30
     disc = one.copy()
     disc[outer < 1] = 85
-    hu = np.stack([gaussian_filter(s, 0.5) for s in [one] * 20 + [disc] * 5]).astype(np.float32)
+    plate = np.where(outer < 1, 600.0, one)
+    stack = [plate] * 2 + [one] * 20 + [plate] * 2 + [disc] * 5 + [plate] * 2
+    hu = np.stack([gaussian_filter(s, 0.5) for s in stack]).astype(np.float32)
     found = measures.bone_tissues(painted(hu, hu.astype(np.uint8) * 0, hu.astype(np.uint8) * 0))
     assert found["trabecular_hu"] == pytest.approx(marrow, rel=0.03)
     assert found["cortical_hu"] == pytest.approx(600, rel=0.1)
