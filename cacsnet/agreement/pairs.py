@@ -131,7 +131,10 @@ def _by_case(
     known = frame[np.array([_filled(case) for case in frame["case_id"]], dtype=bool)]
     if len(known) < len(frame):
         notes.append(f"{len(frame) - len(known)} row(s) of the {name} table have no case_id")
-    keyed = known.assign(case_id=known["case_id"].astype(str).str.strip()).drop_duplicates().set_index("case_id")
+    named = known.assign(case_id=known["case_id"].astype(str).str.strip())
+    keyed = named.drop_duplicates().set_index("case_id")
+    if len(keyed) < len(named):
+        notes.append(f"{len(named) - len(keyed)} row(s) of the {name} table repeat another one word for word")
     repeated = keyed.index[keyed.index.duplicated()].unique()
     for case in repeated:
         left_out[case] = f"stands more than once in the {name}, with different rows"
@@ -153,7 +156,7 @@ def _scores(frame: pd.DataFrame, column: str, name: str, notes: list[str]) -> pd
     wrong = ~(np.isfinite(values) & (values >= 0))
     odd = [case for case in values.index[wrong] if _filled(cells[case])]
     if odd:
-        notes.append(f"no score in {column} of the {name}: {cells[odd[0]]!r} ({odd[0]}){_more(odd)}")
+        notes.append(f"no score in {column} of the {name}: {str(cells[odd[0]])!r} ({odd[0]}){_more(odd)}")
     return values.mask(wrong).round(DECIMALS)
 
 
