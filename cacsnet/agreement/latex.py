@@ -63,8 +63,9 @@ def _character(character: str) -> str:
         return _SPECIAL[character]
     if " " <= character <= "~" or character in _LETTERS:
         return character
-    letter, *accents = unicodedata.normalize("NFD", character)
-    if len(accents) == 1 and accents[0] in _ACCENTS and letter.isascii() and letter.isalpha() and ord(character) < 0x180:
+    parts = unicodedata.normalize("NFD", character)
+    letter, accents = parts[0], parts[1:]
+    if len(accents) == 1 and accents in _ACCENTS and letter.isascii() and letter.isalpha() and ord(character) < 0x180:
         return character
     return f"{{[}}U+{ord(character):04X}]"
 

@@ -4,7 +4,7 @@
 
 Each row has three numbers: printed; recomputed from other numbers that the paper prints (table 2, means, SDs, limits, n), with
 "reproduced" or what differs; and that of the study in ``agreement.json``. Accuracy on a digital cohort isn't comparable with
-accuracy on patients: model and reference share the scorer there, and the truth is exact. Each such row says so.
+accuracy on patients: model and reference share the scorer there, and the truth is exact. Every row of such a study says so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from rich.table import Table
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
+from cacsnet.agreement.pairs import NOT_COMPARABLE
 from cacsnet.agreement.statistics import consistency_interval, reclassification, weighted_kappa
 from cacsnet.agreement.write import write_text
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.keys import read_keys
 
 PAPER = Path(__file__).resolve().parents[2] / "conf" / "agreement" / "sartoretti2022.yaml"
-REPRODUCED, NOT_COMPARABLE = "reproduced", "not comparable: phantom"
+REPRODUCED = "reproduced"
 NEEDS_DATA = "needs the patients' data"
 
 
@@ -104,7 +105,7 @@ def _regression(total: Mapping[str, float], found: Mapping[str, Any]) -> Row:
 
     return Row(
         "regression: slope; intercept; R²",
-        text(total["slope"], total["intercept"], total["r2"]),
+        "; ".join(f"{total[name]:g}" for name in ("slope", "intercept", "r2")),
         text(slope, intercept, r2),
         said,
         text(found.get("slope"), found.get("intercept"), found.get("r2")),
@@ -218,16 +219,26 @@ def _rescan_rows(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[Row
     return out
 
 
-def markdown(found: Sequence[Row], source: str, n_cases: int, n_patients: int) -> str:
+HEAD = ("", "printed", "recomputed", "verdict", "this study", "study against paper")
+
+
+def cells(row: Row, phantom: bool) -> tuple[str, ...]:
+    """The cells of a row below :data:`HEAD`."""
+    return row.what, row.printed, row.recomputed, row.verdict, row.study, NOT_COMPARABLE if phantom else ""
+
+
+def markdown(found: Sequence[Row], source: str, study: Mapping[str, Any]) -> str:
     """The page: what is printed, recomputed, and measured on the cohort of the study."""
+    phantom = bool(study.get("phantom"))
+    whom = "digital patients: model and reference share scorer and truth there" if phantom else "patients"
     lines = [
-        f"Printed: {source}. Recomputed: from other numbers that the paper prints. Study: {n_cases} scans of {n_patients} "
-        f"digital patients; **{NOT_COMPARABLE}** in every row, since model and reference share scorer and truth there.",
+        f"Printed: {source}. Recomputed: from other numbers that the paper prints. Study: {study['n_cases']} scans of "
+        f"{study['n_patients']} {whom}.",
         "",
-        "| | printed | recomputed | verdict | this study (not comparable: phantom) |",
-        "|---|---:|---:|---|---:|",
+        f"| {' | '.join(HEAD)} |",
+        "|---|---:|---:|---|---:|---|",
     ]
-    return "\n".join([*lines, *(f"| {r.what} | {r.printed} | {r.recomputed} | {r.verdict} | {r.study} |" for r in found)])
+    return "\n".join([*lines, *(f"| {' | '.join(cells(row, phantom))} |" for row in found)])
 
 
 def main(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -244,14 +255,15 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     found = rows(paper, study)
-    table = Table("", "printed", "recomputed", "verdict", f"this study ({NOT_COMPARABLE})", title=paper["source"])
+    table = Table(*HEAD, title=paper["source"], show_lines=True)
     for row in found:
-        table.add_row(row.what, row.printed, row.recomputed, row.verdict, row.study)
+        table.add_row(*cells(row, bool(study.get("phantom"))))
     console.print(table)
     if keys["output"]:
         path = Path(keys["output"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, markdown(found, paper["source"], study["n_cases"], study["n_patients"]) + "\n")
+        write_text(path, markdown(found, paper["source"], study) + "\n")
+        console.print(f"written to {path}", soft_wrap=True)
     return 0
 
 

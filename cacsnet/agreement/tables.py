@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cacsnet.agreement.categories import Share
 from cacsnet.agreement.glm import GLM, ZERO_RULE
 from cacsnet.agreement.lesions import MIN_AREA_MM2
 from cacsnet.agreement.paired import RULE, Z_CAVEAT, PairedTest
+from cacsnet.agreement.pairs import NOT_COMPARABLE
 from cacsnet.agreement.reclassified import Candidate, ReclassifiedCase
 from cacsnet.agreement.scan_rescan import ScanRescan
 from cacsnet.agreement.statistics import Interval, Kappa
@@ -62,7 +63,12 @@ def study_tables(study: Study) -> tuple[PaperTable, ...]:
     tables.append(_glm(study.glm))
     if study.lesions is not None:
         tables.append(_lesions(study))
-    return tuple(tables)
+    return tuple(replace(table, caption=marked(table.caption, study.phantom)) for table in tables)
+
+
+def marked(caption: str, phantom: bool) -> str:
+    """A caption that says that the numbers of digital phantoms aren't comparable with those of patients."""
+    return f"{caption} {NOT_COMPARABLE[0].upper()}{NOT_COMPARABLE[1:]}." if phantom else caption
 
 
 def study_summary(study: Study) -> str:
@@ -108,6 +114,12 @@ def mean_sd(mean: float, sd: float) -> str:
 def p_value(p: float) -> str:
     """Three decimals, or "<0.001"."""
     return DASH if not math.isfinite(p) else "<0.001" if p < 0.001 else number(p, 3)
+
+
+def p_words(p: float) -> str:
+    """ "p = 0.012", "p < 0.001"."""
+    text = p_value(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def strength(value: float) -> str:
@@ -442,7 +454,7 @@ def _scan_agreement(found: ScanRescan) -> PaperTable:
     columns = ("Scan", "n", "ICC(C,1)", "95 % CI", "Kappa (quadratic)", "95 % CI", "Reclassified", "95 % CI (%)")
     notes = (
         f"Reclassified in one scan only: {test.only_first} in the first, {test.only_second} in the second; McNemar exact "
-        f"p = {p_value(test.mcnemar_p)}. Unpaired pooled z-test: z = {number(test.z, 3)}, p = {p_value(test.z_p)}.",
+        f"{p_words(test.mcnemar_p)}. Unpaired pooled z-test: z = {number(test.z, 3)}, {p_words(test.z_p)}.",
         f"Caveat: {Z_CAVEAT}.",
         *_reasons((f"ICC of scan {one.scan}", one.icc.reason) for one in (found.first, found.second)),
         *_reasons((f"Kappa of scan {one.scan}", one.kappa_quadratic.reason) for one in (found.first, found.second)),

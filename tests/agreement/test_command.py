@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from cacsnet.agreement.__main__ import main
-from cacsnet.agreement.write import write_tables
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def files(cohort, tmp_path: Path) -> dict[str, str]:
 def figures_once(request, monkeypatch):
     """Figures take seconds: they are drawn in one test."""
     if request.function is not test_a_study_of_two_tables:
-        monkeypatch.setattr("cacsnet.agreement.__main__.write_study", lambda study, output, labels: write_tables(study, output))
+        monkeypatch.setattr("cacsnet.agreement.report.write_report", lambda *arguments: None)
 
 
 def run(*arguments: str) -> tuple[int, str]:

@@ -126,7 +126,9 @@ def test_every_table_of_a_study_is_sound(cohort) -> None:
 def test_tables_of_a_degenerate_study_are_sound() -> None:
     one = pd.DataFrame({"case_id": ["x"], "agatston_total": [0.0]})
     for table in study_tables(agreement_study(one, one, resamples=10)):
-        check(latex_table(table.name, table.caption, table.columns, table.rows, table.notes), len(table.columns), len(table.rows))
+        check(
+            latex_table(table.name, table.caption, table.columns, table.rows, table.notes), len(table.columns), len(table.rows)
+        )
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_tables_have_the_contracts_columns(tmp_path, once):
     assert set(manifest.columns) - set(first) <= set(OVERRIDE_TYPES)
     assert {"heart_rate_bpm", "bmi_kg_m2", "kvp"} <= set(manifest.columns)
     known = [c for c in SCORE_COLUMNS if c not in ("status", "flags", "seconds")]
-    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2", "labels", "origins"]
+    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2", "labels", "origins", "source"]
     assert all((tmp_path / path).is_file() for path in (*reference["labels"], *reference["origins"]))
     names = json.loads((tmp_path / "origins.json").read_text())
     assert {int(code): name for code, name in names.items()} == OWNER_NAMES
