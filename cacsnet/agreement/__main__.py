@@ -29,7 +29,7 @@ from cacsnet.agreement.label_maps import label_paths
 from cacsnet.agreement.study import RESAMPLES, Study, agreement_study
 from cacsnet.agreement.tables import interval, number, study_summary
 from cacsnet.agreement.write import write_study
-from cacsnet.errors import CacsError, ConfigError
+from cacsnet.errors import ArgumentError, CacsError, ConfigError
 from cacsnet.keys import read_keys
 
 WRITTEN, BAD_COMMAND = 0, 2
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
                 found = compare(reference, scores, second, names, **common)  # type: ignore[arg-type]
                 show_comparison(found, console)
             except CacsError as error:  # the study of the first table is made all the same
-                failed = error
+                failed = ArgumentError(f"no comparison with {command.second.name}: {error.message}")
                 study = replace(study, missing={**study.missing, "comparison": error.message})
         write_study(study, command.output, labels, found)
         if failed is not None:
@@ -140,7 +140,7 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
     """Short names of two tables: the file's, or where these are alike the folder's, too."""
     if first.name != second.name:
         return first.stem, second.stem
-    return f"{first.parent.name}/{first.stem}", f"{second.parent.name}/{second.stem}"
+    return tuple(f"{path.resolve().parent.name}/{path.stem}" for path in (first, second))  # type: ignore[return-value]
 
 
 def show(study: Study, console: Console, title: str = "agreement with the reference (Agatston)") -> None:

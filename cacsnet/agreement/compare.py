@@ -238,7 +238,7 @@ def comparison_tables(found: Comparison) -> tuple[PaperTable, PaperTable]:
         data.append({"vessel": d.part, "measure": d.measure, "n": d.n, **values, "ci_low": ci[0], "ci_high": ci[1]})
     error, moved = found.absolute_error, found.reclassified
     notes = (
-        f"Bootstrap of {found.n_patients} whole patients, both on the same draw.",
+        f"Bootstrap of {found.n_patients} whole patients (scans where patients are unknown), both models on the same draw.",
         f"Absolute error of the total, first - second: {number(error.mean)} ± {number(error.sd)}, {p_words(error.p_value)} "
         f"({error.test or error.reason}).",
         f"Reclassified by the first only: {moved.only_first}, by the second only: {moved.only_second}; "
@@ -247,7 +247,8 @@ def comparison_tables(found: Comparison) -> tuple[PaperTable, PaperTable]:
     first, second = found.names
     columns = ("Vessel", "Measure", "n", "First", "Second", "Difference", "95 % CI")
     caption = (
-        f"Agreement with the reference of {first} (first) and {second} (second), {found.n} scans; difference = second - first."
+        f"Agreement with the reference of {first} (first) and {second} (second), {found.n} scans; difference = second - first; "
+        "errors, bias and limits in Agatston units."
     )
     differences = PaperTable("comparison", marked(caption, found.phantom), columns, tuple(rows), notes, pd.DataFrame(data))
     changed = tuple(

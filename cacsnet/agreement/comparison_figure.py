@@ -160,7 +160,7 @@ def comparison_words(found: Comparison) -> str:
     by_measure = {d.measure: d for d in found.differences if d.part == "total"}
     error, bias = by_measure["mean_absolute_error"], by_measure["bias"]
     counts = {verdict: int((found.cases["verdict"] == verdict).sum()) for verdict in VERDICTS}
-    words = {"better": "nearer to its category", "worse": "farther from it", "neither": "neither"}
+    words = {"better": "nearer to its category", "worse": "farther from its category", "neither": "neither"}
     marked = ", ".join(f"{n} {words[verdict]}" for verdict, n in counts.items() if n)
     changed = f"{sum(counts.values())}, by the reference {marked} (thick lines and marks)" if marked else "0"
     first, second = found.names

@@ -1,6 +1,7 @@
 """The study of Sartoretti et al. 2022 again: their printed numbers, recomputed where their printed data allow it, beside ours.
 
-``python -m cacsnet.agreement.replicate <agreement.json> output=FILE.md [paper=conf/agreement/sartoretti2022.yaml]``
+``python -m cacsnet.agreement.replicate [<agreement.json>] [output=FILE.md] [paper=conf/agreement/sartoretti2022.yaml]``;
+without a study only what the paper itself prints.
 
 Each row has three numbers: printed; recomputed from other numbers that the paper prints (table 2, means, SDs, limits, n), with
 "reproduced" or what differs; and that of the study in ``agreement.json``. Accuracy on a digital cohort isn't comparable with
@@ -222,23 +223,24 @@ def _rescan_rows(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[Row
 HEAD = ("", "printed", "recomputed", "verdict", "this study", "study against paper")
 
 
-def cells(row: Row, phantom: bool) -> tuple[str, ...]:
-    """The cells of a row below :data:`HEAD`."""
-    return row.what, row.printed, row.recomputed, row.verdict, row.study, NOT_COMPARABLE if phantom else ""
+def cells(row: Row, study: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of a row below :data:`HEAD`; the first four without a study."""
+    found = (row.what, row.printed, row.recomputed, row.verdict)
+    return (*found, row.study, NOT_COMPARABLE if study.get("phantom") else "") if study else found
 
 
 def markdown(found: Sequence[Row], source: str, study: Mapping[str, Any]) -> str:
-    """The page: what is printed, recomputed, and measured on the cohort of the study."""
-    phantom = bool(study.get("phantom"))
-    whom = "digital patients: model and reference share scorer and truth there" if phantom else "patients"
-    lines = [
-        f"Printed: {source}. Recomputed: from other numbers that the paper prints. Study: {study['n_cases']} scans of "
-        f"{study['n_patients']} {whom}.",
-        "",
-        f"| {' | '.join(HEAD)} |",
-        "|---|---:|---:|---|---:|---|",
-    ]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(row, phantom))} |" for row in found)])
+    """The page: what is printed, recomputed, and measured on the cohort of the study (empty: none)."""
+    whom = "digital patients: model and reference share scorer and truth there" if study.get("phantom") else "patients"
+    words = f"Printed: {source}. Recomputed: from other numbers that the paper prints."
+    words += f" Study: {study['n_cases']} scans of {study['n_patients']} {whom}." if study else ""
+    n = len(HEAD) if study else 4
+    rule = f"|{'|'.join(('---', '---:', '---:', '---', '---:', '---')[:n])}|"
+    return "\n".join([words, "", _line(HEAD[:n]), rule, *(_line(cells(row, study)) for row in found)])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
 def main(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -247,17 +249,19 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     try:
         paths = [a for a in arguments if "=" not in a]
         keys = read_keys([a for a in arguments if "=" in a], {"output": "", "paper": str(PAPER)})
-        if len(paths) != 1:
-            raise ConfigError("needs one agreement.json", field="study", value=paths)
-        study = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+        if len(paths) > 1:
+            raise ConfigError("takes one agreement.json", field="study", value=paths)
+        study = json.loads(Path(paths[0]).read_text(encoding="utf-8")) if paths else {}
+        if paths and (not isinstance(study, dict) or "n_cases" not in study):
+            raise ConfigError("is no agreement.json", field="study", value=paths[0])
         paper = yaml.safe_load(Path(keys["paper"]).read_text(encoding="utf-8"))
     except (CacsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     found = rows(paper, study)
-    table = Table(*HEAD, title=paper["source"], show_lines=True)
+    table = Table(*HEAD[: 6 if study else 4], title=paper["source"], show_lines=True)
     for row in found:
-        table.add_row(*cells(row, bool(study.get("phantom"))))
+        table.add_row(*cells(row, study))
     console.print(table)
     if keys["output"]:
         path = Path(keys["output"])

@@ -257,7 +257,7 @@ def limits(reference: NDArray[np.float64], model: NDArray[np.float64]) -> tuple[
     """Bias and limits of agreement as :func:`~cacsnet.agreement.statistics.bland_altman`: for resampling."""
     difference = reference - model
     if len(difference) < 2:
-        return (math.nan,) * 3
+        return float(difference.mean()) if len(difference) else math.nan, math.nan, math.nan
     bias, spread = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
     return bias, bias - spread, bias + spread
 

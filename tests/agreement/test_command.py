@@ -65,6 +65,15 @@ def test_comparison_with_a_reference(files) -> None:
     assert "other against scores" in text
 
 
+def test_tables_of_one_name_are_told_apart_by_their_folders(files, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "b").mkdir()
+    Path(files["other"]).rename(tmp_path / "b" / "scores.csv")
+    monkeypatch.chdir(tmp_path)
+    run("scores.csv", files["ref"], "compare=b/scores.csv", f"output={files['out']}")
+    names = json.loads((Path(files["out"]) / "comparison.json").read_text())["names"]
+    assert names == [f"{tmp_path.name}/scores", "b/scores"]
+
+
 def test_two_models_without_a_reference(files, cohort) -> None:
     code, text = run(files["scores"], f"compare={files['other']}", f"output={files['out']}")
     assert code == 0
@@ -129,7 +138,7 @@ def test_a_comparison_that_fails_leaves_the_study(files, cohort, tmp_path: Path)
     cohort[1].assign(case_id="x").head(1).to_csv(strangers, index=False)
     code, text = run(files["scores"], files["ref"], f"compare={strangers}", f"output={files['out']}")
     assert code == 2
-    assert "no case in common" in text
+    assert "no comparison with strangers.csv: reference and scores have no case in common" in text
     document = json.loads((Path(files["out"]) / "agreement.json").read_text())
     assert document["total"]["n"] == 30
     assert "no case in common" in document["missing"]["comparison"]

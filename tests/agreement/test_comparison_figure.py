@@ -128,7 +128,7 @@ def test_the_caption_has_the_numbers_of_the_tables(found) -> None:
     assert f"Mean {error[0]:.1f} and {error[1]:.1f} Agatston units" in caption
     bias = next(d for d in found.differences if (d.part, d.measure) == ("total", "bias"))
     assert f"Bias {bias.first:.1f} and {bias.second:.1f}".replace("-", "−") in caption
-    assert "the first: 3, by the reference 1 nearer to its category, 1 farther from it, 1 neither" in caption
+    assert "the first: 3, by the reference 1 nearer to its category, 1 farther from its category, 1 neither" in caption
     assert "6 scans by old$x$ (first) and new_1 (second)" in caption
 
 
