@@ -4,8 +4,8 @@ Writes ``report.html``, figures, ``agreement.json`` and the tables into ``output
 the case folders beside the score table; paths in the reference table start at its folder.
 
 Keys: ``output`` (a folder, required), ``compare`` (a second score table: adds the comparison of both with the reference,
-``comparison.json``; difference = second - first), ``manifest`` (a table with heart rate, BMI ... by ``case_id``), ``resamples``
-and ``seed`` of the bootstrap.
+``comparison.json``, tables, a figure; difference = second - first), ``manifest`` (a table with heart rate, BMI ... by
+``case_id``), ``resamples`` and ``seed`` of the bootstrap.
 
 Without a reference, ``python -m cacsnet.agreement <a.csv> compare=<b.csv> output=DIR`` studies how the two tables agree with
 each other: ``a`` takes the place of the reference, so bias = a - b, and "reclassified" means other than a's.
@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from cacsnet.agreement.compare import Comparison, compare, write_comparison
+from cacsnet.agreement.compare import Comparison, compare
 from cacsnet.agreement.label_maps import label_paths
 from cacsnet.agreement.study import RESAMPLES, Study, agreement_study
 from cacsnet.agreement.tables import interval, number, study_summary
 from cacsnet.agreement.write import write_study
-from cacsnet.errors import CacsError, ConfigError
+from cacsnet.errors import ArgumentError, CacsError, ConfigError
 from cacsnet.keys import read_keys
 
 WRITTEN, BAD_COMMAND = 0, 2
@@ -64,23 +64,27 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
             assert command.second is not None
             labels: dict[str, Path] = {}
             study = agreement_study(scores, second, results=command.second.parent, **common)  # type: ignore[arg-type]
-            show(
-                study,
-                console,
-                f"agreement of {command.second.name} (model) with {command.scores.name} (in place of a reference)",
-            )
+            title = f"agreement of {command.second.name} (model) with {command.scores.name} (in place of a reference)"
+            study = replace(study, notes=(title, *study.notes))
+            show(study, console, title)
         else:
             reference = read_table(command.reference, "reference")
             folders = {"results": command.scores.parent, "reference_folder": command.reference.parent}
             labels = label_paths(reference, command.reference.parent)
             study = agreement_study(reference, scores, **folders, **common)  # type: ignore[arg-type]
             show(study, console)
-        write_study(study, command.output, labels)
+        found, failed = None, None
         if command.reference is not None and second is not None and command.second is not None:
-            names = _names(command.scores, command.second)
-            found = compare(reference, scores, second, names, **common)  # type: ignore[arg-type]
-            show_comparison(found, console)
-            write_comparison(found, command.output)
+            try:
+                names = _names(command.scores, command.second)
+                found = compare(reference, scores, second, names, **common)  # type: ignore[arg-type]
+                show_comparison(found, console)
+            except CacsError as error:  # the study of the first table is made all the same
+                failed = ArgumentError(f"no comparison with {command.second.name}: {error.message}")
+                study = replace(study, missing={**study.missing, "comparison": error.message})
+        write_study(study, command.output, labels, found)
+        if failed is not None:
+            raise failed
     except ConfigError as error:
         console.print(f"[red]error:[/] {escape(str(error))}\n{escape(USAGE)}", soft_wrap=True)
         return BAD_COMMAND
@@ -136,7 +140,7 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
     """Short names of two tables: the file's, or where these are alike the folder's, too."""
     if first.name != second.name:
         return first.stem, second.stem
-    return f"{first.parent.name}/{first.stem}", f"{second.parent.name}/{second.stem}"
+    return tuple(f"{path.resolve().parent.name}/{path.stem}" for path in (first, second))  # type: ignore[return-value]
 
 
 def show(study: Study, console: Console, title: str = "agreement with the reference (Agatston)") -> None:

@@ -20,11 +20,15 @@ from cacsnet.agreement.paired import RULE, PairedTest, RateTest, paired_test, ra
 from cacsnet.agreement.pairs import match
 from cacsnet.agreement.statistics import Bootstrap, bootstrap, category_indices, icc_values, kappa_value
 from cacsnet.agreement.study import CONFIDENCE, RESAMPLES, limits
-from cacsnet.agreement.tables import PaperTable, interval, number, p_value
-from cacsnet.agreement.write import write_json, write_paper_tables
+from cacsnet.agreement.tables import PaperTable, interval, marked, number, p_words
+from cacsnet.agreement.write import write_frame, write_json, write_paper_tables
 from cacsnet.errors import ArgumentError
 
 MEASURES = ("icc_a1", "icc_c1", "mean_absolute_error", "bias", "loa_width")
+COMPARISON_FILES = (
+    *("comparison.json", "comparison_pairs.csv", "comparison.csv", "comparison.tex"),
+    *("changed_cases.csv", "changed_cases.tex"),
+)
 OF_CATEGORIES = ("kappa_quadratic", "reclassification_rate")
 _NAMES = {
     "icc_a1": "ICC(A,1)",
@@ -62,9 +66,11 @@ class Comparison:
         absolute_error: |reference - first| against |reference - second| of the total, by
             :data:`~cacsnet.agreement.paired.RULE`.
         reclassified: how many cases each puts into another category than the reference, with McNemar's exact test.
-        changed: cases whose category differs between the two: ``case_id``, ``reference``, ``first``, ``second``, their
-            categories and ``verdict`` ("better", "worse" or "neither": nearer to the reference's category or not).
+        cases: every compared case: ``case_id``, totals ``reference``, ``first``, ``second``, their categories and
+            ``verdict``: empty where both models name the same category, else "better", "worse" or "neither" (the second is
+            nearer to the reference's category, farther from it, or as far).
         notes: what should be known.
+        phantom: whether the reference is that of digital phantoms.
     """
 
     names: tuple[str, str]
@@ -74,8 +80,14 @@ class Comparison:
     differences: tuple[Difference, ...]
     absolute_error: PairedTest
     reclassified: RateTest
-    changed: pd.DataFrame
+    cases: pd.DataFrame
     notes: tuple[str, ...]
+    phantom: bool = False
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """The cases whose category differs between the two models."""
+        return self.cases[self.cases["verdict"] != ""].reset_index(drop=True)
 
 
 def compare(
@@ -128,8 +140,9 @@ def compare(
         differences=tuple(differences),
         absolute_error=paired_test(np.abs(ref - mod_1), np.abs(ref - mod_2)),
         reclassified=rate_test(categories[0] != categories[1], categories[0] != categories[2]),
-        changed=_changed(list(common), (ref, mod_1, mod_2), categories),
+        cases=_cases(list(common), (ref, mod_1, mod_2), categories),
         notes=tuple(dict.fromkeys(notes)),
+        phantom=one.phantom or two.phantom,
     )
 
 
@@ -171,14 +184,15 @@ def _differences(
     return [Difference(part, name, len(ref), one[name], two[name], two[name] - one[name], found[name]) for name in one]
 
 
-def _changed(cases: list[str], scores: tuple[NDArray[np.float64], ...], categories: list[NDArray[np.object_]]) -> pd.DataFrame:
+def _cases(cases: list[str], scores: tuple[NDArray[np.float64], ...], categories: list[NDArray[np.object_]]) -> pd.DataFrame:
     ranks = [category_indices(values) for values in scores]
     off_1, off_2 = np.abs(ranks[1] - ranks[0]), np.abs(ranks[2] - ranks[0])
     columns: dict[str, Any] = {"case_id": cases}
     for name, values, labels in zip(("reference", "first", "second"), scores, categories, strict=True):
         columns |= {name: values, f"{name}_category": labels}
-    columns["verdict"] = np.where(off_2 < off_1, "better", np.where(off_2 > off_1, "worse", "neither"))
-    return pd.DataFrame(columns)[ranks[1] != ranks[2]].reset_index(drop=True)
+    verdicts = np.where(off_2 < off_1, "better", np.where(off_2 > off_1, "worse", "neither"))
+    columns["verdict"] = np.where(ranks[1] != ranks[2], verdicts, "")
+    return pd.DataFrame(columns)
 
 
 # ---- files
@@ -198,6 +212,7 @@ def comparison_document(found: Comparison) -> dict[str, Any]:
     return plain(
         {
             "names": found.names,
+            "phantom": found.phantom,
             "n": found.n,
             "n_patients": found.n_patients,
             **parts,
@@ -223,18 +238,19 @@ def comparison_tables(found: Comparison) -> tuple[PaperTable, PaperTable]:
         data.append({"vessel": d.part, "measure": d.measure, "n": d.n, **values, "ci_low": ci[0], "ci_high": ci[1]})
     error, moved = found.absolute_error, found.reclassified
     notes = (
-        f"Bootstrap of {found.n_patients} whole patients, both on the same draw.",
-        f"Absolute error of the total, first - second: {number(error.mean)} ± {number(error.sd)}, p = {p_value(error.p_value)} "
+        f"Bootstrap of {found.n_patients} whole patients (scans where patients are unknown), both models on the same draw.",
+        f"Absolute error of the total, first - second: {number(error.mean)} ± {number(error.sd)}, {p_words(error.p_value)} "
         f"({error.test or error.reason}).",
         f"Reclassified by the first only: {moved.only_first}, by the second only: {moved.only_second}; "
-        f"McNemar exact p = {p_value(moved.mcnemar_p)}.",
+        f"McNemar exact {p_words(moved.mcnemar_p)}.",
     )
     first, second = found.names
     columns = ("Vessel", "Measure", "n", "First", "Second", "Difference", "95 % CI")
     caption = (
-        f"Agreement with the reference of {first} (first) and {second} (second), {found.n} scans; difference = second - first."
+        f"Agreement with the reference of {first} (first) and {second} (second), {found.n} scans; difference = second - first; "
+        "errors, bias and limits in Agatston units."
     )
-    differences = PaperTable("comparison", caption, columns, tuple(rows), notes, pd.DataFrame(data))
+    differences = PaperTable("comparison", marked(caption, found.phantom), columns, tuple(rows), notes, pd.DataFrame(data))
     changed = tuple(
         (
             str(row["case_id"]),
@@ -245,13 +261,15 @@ def comparison_tables(found: Comparison) -> tuple[PaperTable, PaperTable]:
     )
     heads = ("Case", "Reference", "First", "Second", "Second is")
     caption = (
-        f"Scans that {first} (first) and {second} (second) put into different risk categories ({len(changed)} of {found.n})."
+        f"Scans that {first} (first) and {second} (second) put into different risk categories ({len(changed)} of {found.n}), "
+        "total Agatston score and its category."
     )
-    return differences, PaperTable("changed_cases", caption, heads, changed, (), found.changed)
+    return differences, PaperTable("changed_cases", marked(caption, found.phantom), heads, changed, (), found.changed)
 
 
 def write_comparison(found: Comparison, output_dir: str | Path) -> Path:
-    """Write ``comparison.json``, and ``comparison`` and ``changed_cases`` as CSV and LaTeX; returns the JSON's path.
+    """Write ``comparison.json``, ``comparison_pairs.csv``, and ``comparison`` and ``changed_cases`` as CSV and LaTeX; returns
+    the JSON's path.
 
     Raises:
         OSError: the folder can't be written.
@@ -259,6 +277,7 @@ def write_comparison(found: Comparison, output_dir: str | Path) -> Path:
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_paper_tables(comparison_tables(found), folder)
+    write_frame(folder / "comparison_pairs.csv", found.cases)
     path = folder / "comparison.json"
     write_json(path, comparison_document(found))
     return path

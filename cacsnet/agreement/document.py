@@ -37,6 +37,7 @@ def study_document(study: Study) -> dict[str, Any]:
             "n_cases": len(study.pairs),
             "n_patients": study.n_patients,
             "n_left_out": len(study.left_out),
+            "phantom": study.phantom,
             **{name: part_document(part) for name, part in study.parts.items()},
             "categories": categories_document(study.categories),
             "scan_rescan": None if rescan is None else _scan_rescan(rescan),

@@ -193,13 +193,15 @@ def confidence(study: Study) -> float:
 def _agreement_words(study: Study) -> tuple[str, str, str]:
     part = study.parts["total"]
     moved = study.categories.reclassification
+    ringed = f"Ringed: the {moved.changed} scan{'' if moved.changed == 1 else 's'} that the model puts in another category."
+    ringed = ringed if moved.changed else "The model puts no scan in another category."
     caption = (
         f"Total Agatston score of {part.n} scans, model against reference. (A) Linear regression of the reference on the model "
         "with the band of its mean; y is the reference, x the model; dashed: identity. (B) Bland-Altman analysis: "
         "reference − model against the mean of both; "
         f"{_limits_words(part)} Axes of A and B are linear. (C) Scores in each risk category of the reference; thin lines join "
         "the two scores of a scan, boxes show median and quartiles (from three scans on); linear up to 10, logarithmic above; "
-        f"dotted: limits of the categories. Ringed: the {moved.changed} scan(s) that the model puts in another category. "
+        f"dotted: limits of the categories. {ringed} "
         f"{_BANDS.format(clustered=_CLUSTERED)}"
     )
     return "agreement", "Agreement of the total score", caption

@@ -130,7 +130,7 @@ def percentage_glm(pairs: pd.DataFrame, denominator: Denominator = "reference", 
         return without(f"{n} cases are too few for {len(columns)} predictors")
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return without("the predictors depend on each other linearly")
-    if np.ptp(outcome) == 0:
+    if np.ptp(outcome) <= 1e-9:  # percent; more digits are rounding
         return without("the percentage difference does not vary")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a perfect fit; its numbers are finite or nan below

@@ -281,8 +281,10 @@ def _draw(axes: Axes, maps: Maps, labels: NDArray | None, z: int, rows: slice, c
     for vessel in VESSELS[1:]:
         if not (part == vessel.index).any():
             continue
-        y, x = _largest(part == vessel.index)
-        place = _free_place(min((x + 2.0) * dx, 0.84 * width), (y - 1.0) * dy, places, width, height)
+        y, left, right = _largest(part == vessel.index)
+        # beside the calcium, never on it: at the panel's right edge the name stands to the left
+        x = (right + 2.0) * dx if (right + 2.0) * dx <= 0.84 * width else max((left - 1.0) * dx - 0.16 * width, 0.0)
+        place = _free_place(x, (y - 1.0) * dy, places, width, height)
         places.append(place)
         text = axes.text(*place, vessel.name, va="bottom", color=_colour(vessel.index), fontsize=7, fontweight="bold")
         text.set_path_effects(_HALO)
@@ -298,12 +300,12 @@ def _free_place(x: float, y: float, taken: list[tuple[float, float]], width: flo
     return x, next((float(line) for line in lines if all(abs(line - other) > 0.95 * step for other in near)), y)
 
 
-def _largest(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Topmost row and rightmost column of the largest connected part of a mask [y, x]."""
+def _largest(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Topmost row, leftmost and rightmost column of the largest connected part of a mask [y, x]."""
     groups, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(groups.ravel())
     rows, columns = np.nonzero(groups == 1 + int(sizes[1:].argmax()))
-    return int(rows.min()), int(columns.max())
+    return int(rows.min()), int(columns.min()), int(columns.max())
 
 
 def _marks(axes: Axes, spacing_mm: tuple[float, float, float], rows: slice, columns: slice) -> None:

@@ -17,6 +17,9 @@ from cacsnet.errors import ArgumentError
 
 NORMALITY_LEVEL = 0.05
 SHAPIRO_LIMIT = 5000
+ROUNDING = 1e-6
+"""Differences below this share of the largest value are rounding: a header's spacing has seven digits."""
+
 RULE = (
     f"paired t-test where Shapiro-Wilk does not reject normality of the differences at {NORMALITY_LEVEL:g} "
     f"(or above {SHAPIRO_LIMIT} pairs), else Wilcoxon signed-rank test; two-sided"
@@ -92,8 +95,9 @@ def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
     if n < MINIMUM_CASES:
         return PairedTest("", nan, nan, mean, nan, nan, n, f"fewer than {MINIMUM_CASES} pairs")
     sd = float(difference.std(ddof=1))
-    if sd <= 1e-12 * float(max(np.abs(a).max(), np.abs(b).max())):
-        what = "no difference in any pair" if mean == 0 else "the difference is the same in all pairs"
+    rounding = ROUNDING * float(max(np.abs(a).max(), np.abs(b).max()))
+    if sd <= rounding:
+        what = "no difference in any pair" if abs(mean) <= rounding else "the difference is the same in all pairs"
         return PairedTest("", nan, nan, mean, sd, nan, n, what)
     shapiro = float(stats.shapiro(difference).pvalue) if n <= SHAPIRO_LIMIT else nan
     if n > SHAPIRO_LIMIT or shapiro >= NORMALITY_LEVEL:

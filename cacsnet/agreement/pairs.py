@@ -19,6 +19,10 @@ COVARIATES: tuple[str, ...] = ("heart_rate_bpm", "image_noise_hu", "bmi_kg_m2")
 DECIMALS = 6
 """Of scores in ``scores.csv``: a reference with more digits must not differ from the model by rounding."""
 
+PHANTOM = "phantom"
+NOT_COMPARABLE = "not comparable: phantom"
+"""Of accuracy on digital phantoms (column ``source`` of the reference): model and reference share scorer and truth there."""
+
 LEFT_OUT_COLUMNS = ("case_id", "why")
 
 
@@ -34,12 +38,14 @@ class Pairs:
         left_out: cases that couldn't be compared: ``case_id`` and ``why``.
         parts: of :data:`PARTS`, those that both tables hold.
         notes: one sentence each about anything a reader of the numbers should know.
+        phantom: whether the reference calls the ``source`` of any compared case "phantom".
     """
 
     table: pd.DataFrame
     left_out: pd.DataFrame
     parts: tuple[str, ...]
     notes: tuple[str, ...]
+    phantom: bool = False
 
 
 def match(reference: pd.DataFrame, scores: pd.DataFrame, covariates: pd.DataFrame | None = None) -> Pairs:
@@ -47,7 +53,7 @@ def match(reference: pd.DataFrame, scores: pd.DataFrame, covariates: pd.DataFram
 
     Args:
         reference: ``case_id``, ``agatston_total`` and, where known, ``agatston_LM`` ..., ``patient_id``, ``scan``,
-            covariates, extra-coronary scores.
+            covariates, extra-coronary scores, ``source``.
         scores: the same, as in ``scores.csv``.
         covariates: another table by ``case_id`` (the manifest).
 
@@ -118,7 +124,11 @@ def match(reference: pd.DataFrame, scores: pd.DataFrame, covariates: pd.DataFram
     if len(gone):
         counts = gone["why"].str.partition(":")[0].value_counts()
         notes.insert(0, "left out: " + ", ".join(f"{count} case(s) {why}" for why, count in counts.items()))
-    return Pairs(table, gone, parts, tuple(notes))
+    source = ref["source"].reindex(table["case_id"]) if "source" in ref else pd.Series(dtype=object)
+    phantom = bool((source.astype(str).str.strip() == PHANTOM).any())
+    if phantom:
+        notes.insert(0, f"{NOT_COMPARABLE}: model and reference share scorer and truth; this says nothing about patients")
+    return Pairs(table, gone, parts, tuple(notes), phantom)
 
 
 def _by_case(
@@ -131,7 +141,10 @@ def _by_case(
     known = frame[np.array([_filled(case) for case in frame["case_id"]], dtype=bool)]
     if len(known) < len(frame):
         notes.append(f"{len(frame) - len(known)} row(s) of the {name} table have no case_id")
-    keyed = known.assign(case_id=known["case_id"].astype(str).str.strip()).drop_duplicates().set_index("case_id")
+    named = known.assign(case_id=known["case_id"].astype(str).str.strip())
+    keyed = named.drop_duplicates().set_index("case_id")
+    if len(keyed) < len(named):
+        notes.append(f"{len(named) - len(keyed)} row(s) of the {name} table repeat another one word for word")
     repeated = keyed.index[keyed.index.duplicated()].unique()
     for case in repeated:
         left_out[case] = f"stands more than once in the {name}, with different rows"
@@ -153,7 +166,7 @@ def _scores(frame: pd.DataFrame, column: str, name: str, notes: list[str]) -> pd
     wrong = ~(np.isfinite(values) & (values >= 0))
     odd = [case for case in values.index[wrong] if _filled(cells[case])]
     if odd:
-        notes.append(f"no score in {column} of the {name}: {cells[odd[0]]!r} ({odd[0]}){_more(odd)}")
+        notes.append(f"no score in {column} of the {name}: {str(cells[odd[0]])!r} ({odd[0]}){_more(odd)}")
     return values.mask(wrong).round(DECIMALS)
 
 

@@ -1,10 +1,11 @@
 """The study of Sartoretti et al. 2022 again: their printed numbers, recomputed where their printed data allow it, beside ours.
 
-``python -m cacsnet.agreement.replicate <agreement.json> output=FILE.md [paper=conf/agreement/sartoretti2022.yaml]``
+``python -m cacsnet.agreement.replicate [<agreement.json>] [output=FILE.md] [paper=conf/agreement/sartoretti2022.yaml]``;
+without a study only what the paper itself prints.
 
 Each row has three numbers: printed; recomputed from other numbers that the paper prints (table 2, means, SDs, limits, n), with
 "reproduced" or what differs; and that of the study in ``agreement.json``. Accuracy on a digital cohort isn't comparable with
-accuracy on patients: model and reference share the scorer there, and the truth is exact. Each such row says so.
+accuracy on patients: model and reference share the scorer there, and the truth is exact. Every row of such a study says so.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from rich.table import Table
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
+from cacsnet.agreement.pairs import NOT_COMPARABLE
 from cacsnet.agreement.statistics import consistency_interval, reclassification, weighted_kappa
 from cacsnet.agreement.write import write_text
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.keys import read_keys
 
 PAPER = Path(__file__).resolve().parents[2] / "conf" / "agreement" / "sartoretti2022.yaml"
-REPRODUCED, NOT_COMPARABLE = "reproduced", "not comparable: phantom"
+REPRODUCED = "reproduced"
 NEEDS_DATA = "needs the patients' data"
 
 
@@ -104,7 +106,7 @@ def _regression(total: Mapping[str, float], found: Mapping[str, Any]) -> Row:
 
     return Row(
         "regression: slope; intercept; R²",
-        text(total["slope"], total["intercept"], total["r2"]),
+        "; ".join(f"{total[name]:g}" for name in ("slope", "intercept", "r2")),
         text(slope, intercept, r2),
         said,
         text(found.get("slope"), found.get("intercept"), found.get("r2")),
@@ -218,16 +220,27 @@ def _rescan_rows(paper: Mapping[str, Any], found: Mapping[str, Any]) -> list[Row
     return out
 
 
-def markdown(found: Sequence[Row], source: str, n_cases: int, n_patients: int) -> str:
-    """The page: what is printed, recomputed, and measured on the cohort of the study."""
-    lines = [
-        f"Printed: {source}. Recomputed: from other numbers that the paper prints. Study: {n_cases} scans of {n_patients} "
-        f"digital patients; **{NOT_COMPARABLE}** in every row, since model and reference share scorer and truth there.",
-        "",
-        "| | printed | recomputed | verdict | this study (not comparable: phantom) |",
-        "|---|---:|---:|---|---:|",
-    ]
-    return "\n".join([*lines, *(f"| {r.what} | {r.printed} | {r.recomputed} | {r.verdict} | {r.study} |" for r in found)])
+HEAD = ("", "printed", "recomputed", "verdict", "this study", "study against paper")
+
+
+def cells(row: Row, study: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of a row below :data:`HEAD`; the first four without a study."""
+    found = (row.what, row.printed, row.recomputed, row.verdict)
+    return (*found, row.study, NOT_COMPARABLE if study.get("phantom") else "") if study else found
+
+
+def markdown(found: Sequence[Row], source: str, study: Mapping[str, Any]) -> str:
+    """The page: what is printed, recomputed, and measured on the cohort of the study (empty: none)."""
+    whom = "digital patients: model and reference share scorer and truth there" if study.get("phantom") else "patients"
+    words = f"Printed: {source}. Recomputed: from other numbers that the paper prints."
+    words += f" Study: {study['n_cases']} scans of {study['n_patients']} {whom}." if study else ""
+    n = len(HEAD) if study else 4
+    rule = f"|{'|'.join(('---', '---:', '---:', '---', '---:', '---')[:n])}|"
+    return "\n".join([words, "", _line(HEAD[:n]), rule, *(_line(cells(row, study)) for row in found)])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
 def main(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -236,22 +249,25 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
     try:
         paths = [a for a in arguments if "=" not in a]
         keys = read_keys([a for a in arguments if "=" in a], {"output": "", "paper": str(PAPER)})
-        if len(paths) != 1:
-            raise ConfigError("needs one agreement.json", field="study", value=paths)
-        study = json.loads(Path(paths[0]).read_text(encoding="utf-8"))
+        if len(paths) > 1:
+            raise ConfigError("takes one agreement.json", field="study", value=paths)
+        study = json.loads(Path(paths[0]).read_text(encoding="utf-8")) if paths else {}
+        if paths and (not isinstance(study, dict) or "n_cases" not in study):
+            raise ConfigError("is no agreement.json", field="study", value=paths[0])
         paper = yaml.safe_load(Path(keys["paper"]).read_text(encoding="utf-8"))
     except (CacsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     found = rows(paper, study)
-    table = Table("", "printed", "recomputed", "verdict", f"this study ({NOT_COMPARABLE})", title=paper["source"])
+    table = Table(*HEAD[: 6 if study else 4], title=paper["source"], show_lines=True)
     for row in found:
-        table.add_row(row.what, row.printed, row.recomputed, row.verdict, row.study)
+        table.add_row(*cells(row, study))
     console.print(table)
     if keys["output"]:
         path = Path(keys["output"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, markdown(found, paper["source"], study["n_cases"], study["n_patients"]) + "\n")
+        write_text(path, markdown(found, paper["source"], study) + "\n")
+        console.print(f"written to {path}", soft_wrap=True)
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,16 +15,19 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from cacsnet.agreement.compare import Comparison, comparison_tables
+from cacsnet.agreement.comparison_figure import comparison_picture
 from cacsnet.agreement.document import RULES
-from cacsnet.agreement.figure_style import UNIT, Picture
+from cacsnet.agreement.figure_style import DPI, UNIT, WIDTH_IN, Picture
 from cacsnet.agreement.figures import study_figures
 from cacsnet.agreement.overlays import ROLES, case_pictures
+from cacsnet.agreement.pairs import NOT_COMPARABLE
 from cacsnet.agreement.study import Study
-from cacsnet.agreement.tables import PaperTable, interval, number, study_tables
+from cacsnet.agreement.tables import PaperTable, interval, marked, number, study_tables
 from cacsnet.agreement.write import write_text
 
 DISCLAIMER = "Research use only. Not a medical device."
-FIGURE_NAMES = ("agreement", "vessels", "confusion", "scan_rescan", *(f"case_{role}" for role in ROLES))
+FIGURE_NAMES = ("agreement", "vessels", "confusion", "scan_rescan", "comparison", *(f"case_{role}" for role in ROLES))
 FIGURES_FOLDER = "figures"
 SHOWN_LEFT_OUT = 50
 
@@ -35,6 +38,7 @@ _SECTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("Scan and rescan", ("scan_rescan",), ("scan_rescan", "scan_agreement")),
     ("What the deviation depends on", (), ("glm",)),
     ("Lesions", (), ("lesions",)),
+    ("Two models", ("comparison",), ("comparison", "changed_cases")),
     ("Cases", tuple(f"case_{role}" for role in ROLES), ()),
 )
 _PACKAGES = ("cacsnet", "numpy", "scipy", "pandas", "statsmodels", "matplotlib")
@@ -50,7 +54,12 @@ class Section:
     tables: tuple[tuple[int, PaperTable], ...]
 
 
-def write_report(study: Study, output_dir: str | Path, label_paths: Mapping[str, Path] | None = None) -> Path:
+def write_report(
+    study: Study,
+    output_dir: str | Path,
+    label_paths: Mapping[str, Path] | None = None,
+    comparison: Comparison | None = None,
+) -> Path:
     """Write ``figures/<name>.png`` and ``.pdf``, then ``report.html``; returns the report's path.
 
     Each file appears whole. Figures and the report of an earlier study are removed first.
@@ -59,6 +68,7 @@ def write_report(study: Study, output_dir: str | Path, label_paths: Mapping[str,
         study: the study.
         output_dir: its folder.
         label_paths: reference label map of each case id, for the pictures of cases.
+        comparison: of the study's model with a second one; adds a section.
 
     Raises:
         OSError: the folder can't be written.
@@ -67,12 +77,14 @@ def write_report(study: Study, output_dir: str | Path, label_paths: Mapping[str,
     path = folder / "report.html"
     path.unlink(missing_ok=True)
     pictures, notes = study_pictures(study, label_paths)
+    if comparison is not None:
+        pictures = (*pictures, comparison_picture(comparison))
     for name in FIGURE_NAMES:
         for suffix in ("png", "pdf"):
             (folder / FIGURES_FOLDER / f"{name}.{suffix}").unlink(missing_ok=True)
     for one in pictures:
         one.write(folder / FIGURES_FOLDER)
-    write_text(path, report_html(study, pictures, notes))
+    write_text(path, report_html(study, pictures, notes, comparison))
     return path
 
 
@@ -82,16 +94,24 @@ def study_pictures(study: Study, label_paths: Mapping[str, Path] | None = None) 
     return (*study_figures(study), *cases), notes
 
 
-def report_html(study: Study, pictures: Sequence[Picture], notes: Sequence[str] = ()) -> str:
+def report_html(
+    study: Study, pictures: Sequence[Picture], notes: Sequence[str] = (), comparison: Comparison | None = None
+) -> str:
     """The report as text: figures are embedded, nothing is loaded, every text of the data is escaped."""
     template = resources.files("cacsnet.agreement").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["embedded"] = _embedded
+    environment.filters |= {"embedded": _embedded, "share_of_page": _share_of_page, "numeric_columns": _numeric_columns}
     environment.tests["numeric"] = _is_number
     tables = study_tables(study)
+    if comparison is not None:
+        tables = (*tables, *comparison_tables(comparison))
+        compared = f"comparison of {comparison.names[0]} (first: the model of this study) and {comparison.names[1]} (second)"
+        notes = [*notes, *(f"{compared}: {note}" for note in comparison.notes)]
+    pictures = [replace(one, caption=marked(one.caption, study.phantom)) for one in pictures]
     missing = {name.replace("_", " "): why for name, why in study.missing.items()}
     return environment.from_string(template).render(
         disclaimer=DISCLAIMER,
+        not_comparable=NOT_COMPARABLE if study.phantom else "",
         n=len(study.pairs),
         patients=study.n_patients if study.settings["clusters"] == "patient_id" else None,
         key_numbers=key_numbers(study),
@@ -179,6 +199,17 @@ def _model_facts(path: Path) -> list[tuple[str, str]]:
 
 def _embedded(one: Picture) -> str:
     return f"data:image/png;base64,{base64.b64encode(one.png).decode('ascii')}"
+
+
+def _share_of_page(one: Picture) -> int:
+    """Width in percent, so that text has one size in all figures. A PNG's width stands in its head."""
+    width = int.from_bytes(one.png[16:20], "big") / DPI
+    return max(30, min(100, round(100 * width / WIDTH_IN)))
+
+
+def _numeric_columns(table: PaperTable) -> list[bool]:
+    """Whether each column holds numbers only, so that its head stands above them."""
+    return [bool(table.rows) and i > 0 and all(_is_number(row[i]) for row in table.rows) for i in range(len(table.columns))]
 
 
 def _is_number(cell: str) -> bool:

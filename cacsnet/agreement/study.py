@@ -124,6 +124,7 @@ class Study:
         settings: ``confidence``, ``resamples``, ``seed``, ``clusters`` ("patient_id" or "case_id").
         results: folder with one folder per case (``labels.nii.gz``, ``lesions.csv``, ``scores.json``), or None.
         reference_folder: folder that paths of the reference table start at, or None.
+        phantom: whether the reference is that of digital phantoms; tables and figures then say "not comparable: phantom".
     """
 
     pairs: pd.DataFrame
@@ -140,6 +141,7 @@ class Study:
     settings: Mapping[str, object]
     results: Path | None = None
     reference_folder: Path | None = None
+    phantom: bool = False
 
 
 @dataclass
@@ -167,7 +169,7 @@ def agreement_study(
         reference: ``case_id``, ``agatston_total``, and where known ``agatston_LM`` ..., ``patient_id``, ``scan``,
             ``heart_rate_bpm``, ``image_noise_hu``, ``bmi_kg_m2``, ``agatston_aorta`` ..., and paths below
             ``reference_folder``: ``labels`` (vessel map, 1-4) and ``origins`` (what each bright voxel is; names of its
-            codes in ``origins.json`` beside the table).
+            codes in ``origins.json`` beside the table), and ``source`` ("phantom" marks every table and figure).
         scores: as ``scores.csv`` of ``infer.py``. Its ``image_noise_hu`` is measured as in the paper, automatically: SD of
             HU in a region of the left ventricle, averaged over three consecutive slices.
         covariates: a further table by ``case_id``, such as the manifest.
@@ -218,6 +220,7 @@ def agreement_study(
         settings={"confidence": CONFIDENCE, "resamples": resamples, "seed": seed, "clusters": clusters},
         results=results,
         reference_folder=reference_folder,
+        phantom=pairs.phantom,
     )
 
 
@@ -254,7 +257,7 @@ def limits(reference: NDArray[np.float64], model: NDArray[np.float64]) -> tuple[
     """Bias and limits of agreement as :func:`~cacsnet.agreement.statistics.bland_altman`: for resampling."""
     difference = reference - model
     if len(difference) < 2:
-        return (math.nan,) * 3
+        return float(difference.mean()) if len(difference) else math.nan, math.nan, math.nan
     bias, spread = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
     return bias, bias - spread, bias + spread
 

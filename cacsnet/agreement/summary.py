@@ -142,4 +142,5 @@ def format_summary(rows: Sequence[Row]) -> str:
 
 def _number(value: str | int | float, digits: int = 3) -> str:
     number = float(value)
-    return f"{number:.{digits}f}" if math.isfinite(number) else "-"
+    text = f"{number:.{digits}f}"
+    return "-" if not math.isfinite(number) else text.removeprefix("-") if float(text) == 0 else text

@@ -7,8 +7,8 @@ categories, the reclassified cases. Units and n stand in the head or the notes; 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cacsnet.agreement.categories import Share
 from cacsnet.agreement.glm import GLM, ZERO_RULE
 from cacsnet.agreement.lesions import MIN_AREA_MM2
 from cacsnet.agreement.paired import RULE, Z_CAVEAT, PairedTest
+from cacsnet.agreement.pairs import NOT_COMPARABLE
 from cacsnet.agreement.reclassified import Candidate, ReclassifiedCase
 from cacsnet.agreement.scan_rescan import ScanRescan
 from cacsnet.agreement.statistics import Interval, Kappa
@@ -62,7 +63,12 @@ def study_tables(study: Study) -> tuple[PaperTable, ...]:
     tables.append(_glm(study.glm))
     if study.lesions is not None:
         tables.append(_lesions(study))
-    return tuple(tables)
+    return tuple(replace(table, caption=marked(table.caption, study.phantom)) for table in tables)
+
+
+def marked(caption: str, phantom: bool) -> str:
+    """A caption that says that the numbers of digital phantoms aren't comparable with those of patients."""
+    return f"{caption} {NOT_COMPARABLE[0].upper()}{NOT_COMPARABLE[1:]}." if phantom else caption
 
 
 def study_summary(study: Study) -> str:
@@ -110,6 +116,12 @@ def p_value(p: float) -> str:
     return DASH if not math.isfinite(p) else "<0.001" if p < 0.001 else number(p, 3)
 
 
+def p_words(p: float) -> str:
+    """ "p = 0.012", "p < 0.001"."""
+    text = p_value(p)
+    return f"p < {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def strength(value: float) -> str:
     """The words of Sartoretti et al. 2022 for a correlation coefficient: below 0.20 poor, then fair, moderate, good from
     0.60, excellent above 0.80. Their classes leave gaps (0.20-0.21 ...); here each ends where the next begins."""
@@ -140,11 +152,20 @@ def _pair(name: str, ci: Interval) -> dict[str, float]:
 
 
 def _whys(parts: Sequence[Part], of: str) -> list[str]:
-    return [f"{part.name}: {why}" for part in parts if (why := getattr(part, of).reason)]
+    return _reasons((part.name, getattr(part, of).reason) for part in parts)
 
 
 def _clustered_whys(parts: Sequence[Part], name: str) -> list[str]:
-    return [f"{part.name}, clustered: {why}" for part in parts if (why := part.clustered[name].reason)]
+    return _reasons(((part.name, part.clustered[name].reason) for part in parts), " clustered")
+
+
+def _reasons(found: Iterable[tuple[str, str]], what: str = "") -> list[str]:
+    """One sentence for each reason, with all that share it: "LM, RCA: scores do not vary between cases."."""
+    names: dict[str, list[str]] = {}
+    for name, why in found:
+        if why:
+            names.setdefault(why, []).append(name)
+    return [f"{', '.join(which)}{what}: {why}." for why, which in names.items()]
 
 
 def _bootstrap_note(study: Study) -> str:
@@ -295,21 +316,20 @@ def _bland_altman(study: Study) -> PaperTable:
     rows, data = [], []
     for part in parts:
         found, clustered = part.bland_altman, part.clustered
-        row = [part.name, str(part.n), number(found.sd)]
-        record: dict[str, Any] = {"vessel": part.name, "n": part.n, "sd_difference": found.sd}
-        for name, value, ci in (
-            ("bias", found.bias, found.bias_ci),
-            ("loa_lower", found.lower, found.lower_ci),
-            ("loa_upper", found.upper, found.upper_ci),
+        for what, name, value, ci in (
+            ("bias", "bias", found.bias, found.bias_ci),
+            ("lower limit", "loa_lower", found.lower, found.lower_ci),
+            ("upper limit", "loa_upper", found.upper, found.upper_ci),
         ):
             of_patients = (clustered[name].low, clustered[name].high)
-            row += [number(value), interval(ci), interval(of_patients)]
-            record |= {name: value, **_pair(f"{name}_ci", ci), **_pair(f"{name}_ci_clustered", of_patients)}
-        rows.append(tuple(row))
-        data.append(record)
-    three = ("95 % CI", "clustered 95 % CI")
-    columns = ("Vessel", "n", "SD", "Bias", *three, "Lower limit", *three, "Upper limit", *three)
-    caption = "Bland-Altman analysis, Agatston scores: difference = reference - model; limits = bias ± 1.96 SD."
+            cells = (number(value), interval(ci), interval(of_patients), number(found.sd))
+            rows.append((part.name, str(part.n), what, *cells))
+            record: dict[str, Any] = {"vessel": part.name, "n": part.n, "what": name, "value": value, **_pair("ci", ci)}
+            data.append(record | _pair("ci_clustered", of_patients) | {"sd_difference": found.sd})
+    columns = ("Vessel", "n", "", "Value", "95 % CI", "clustered 95 % CI", "SD")
+    caption = (
+        "Bland-Altman analysis, Agatston scores: difference = reference - model; limits = bias ± 1.96 SD of the differences."
+    )
     return _table(
         "bland_altman",
         caption,
@@ -345,7 +365,8 @@ def _icc(study: Study) -> PaperTable:
 def _kappa(study: Study) -> PaperTable:
     found = study.categories
     rows, data = [], []
-    for name, kappa in (("none", found.kappa), ("linear", found.kappa_linear), ("quadratic", found.kappa_quadratic)):
+    kappas = {"none": found.kappa, "linear": found.kappa_linear, "quadratic": found.kappa_quadratic}
+    for name, kappa in kappas.items():
         boot = found.clustered["kappa_quadratic"] if name == "quadratic" else None
         of_patients = (boot.low, boot.high) if boot else (math.nan, math.nan)
         rows.append((name, str(kappa.n), number(kappa.kappa, 3), interval(kappa.ci, 3), interval(of_patients, 3)))
@@ -353,8 +374,8 @@ def _kappa(study: Study) -> PaperTable:
         data.append(record | _pair("ci_clustered", of_patients))
     columns = ("Weights", "n", "Kappa", "95 % CI", "clustered 95 % CI")
     caption = f"Cohen's kappa of the risk categories ({', '.join(found.labels)})."
-    notes = [_bootstrap_note(study), *(k.reason for k in (found.kappa, found.kappa_linear, found.kappa_quadratic))]
-    notes += [f"Clustered: {why}" if (why := found.clustered["kappa_quadratic"].reason) else ""]
+    notes = [_bootstrap_note(study), *_reasons((name, kappa.reason) for name, kappa in kappas.items())]
+    notes += _reasons([("quadratic", found.clustered["kappa_quadratic"].reason)], " clustered")
     return _table("kappa", caption, columns, rows, notes, data)
 
 
@@ -390,7 +411,7 @@ def _scan_rescan(found: ScanRescan) -> PaperTable:
     columns = ("", "n", "Difference", "p", "Test", "ICC(C,1)", "95 % CI", "ICC(A,1)", "95 % CI")
     first, second = found.scans
     caption = f"Scan-rescan: total Agatston score of scan {first} minus scan {second} of {found.n} patients, mean ± SD."
-    whys = [f"{name}: {test.reason}" for name, test in (*((n, t) for n, t, _ in lines), *others) if test.reason]
+    whys = _reasons((name, test.reason) for name, test in (*((n, t) for n, t, _ in lines), *others))
     return _table("scan_rescan", caption, columns, rows, [f"p: {RULE}.", *whys], data)
 
 
@@ -433,9 +454,11 @@ def _scan_agreement(found: ScanRescan) -> PaperTable:
     columns = ("Scan", "n", "ICC(C,1)", "95 % CI", "Kappa (quadratic)", "95 % CI", "Reclassified", "95 % CI (%)")
     notes = (
         f"Reclassified in one scan only: {test.only_first} in the first, {test.only_second} in the second; McNemar exact "
-        f"p = {p_value(test.mcnemar_p)}. Unpaired pooled z-test: z = {number(test.z, 3)}, p = {p_value(test.z_p)}.",
+        f"{p_words(test.mcnemar_p)}. Unpaired pooled z-test: z = {number(test.z, 3)}, {p_words(test.z_p)}.",
         f"Caveat: {Z_CAVEAT}.",
-        f"{one.kappa_quadratic.reason}." if (one := found.first).kappa_quadratic.reason else "",
+        *_reasons((f"ICC of scan {one.scan}", one.icc.reason) for one in (found.first, found.second)),
+        *_reasons((f"Kappa of scan {one.scan}", one.kappa_quadratic.reason) for one in (found.first, found.second)),
+        *_reasons([("z-test", test.reason)]),
     )
     caption = f"Agreement of the model with the reference in each scan of {found.n} patients."
     return _table("scan_agreement", caption, columns, rows, notes, data)

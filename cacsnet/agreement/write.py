@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from cacsnet.agreement.document import plain, study_document
 from cacsnet.agreement.latex import latex_table
 from cacsnet.agreement.study import Study
 from cacsnet.agreement.tables import TABLE_NAMES, PaperTable, study_tables
+
+if TYPE_CHECKING:
+    from cacsnet.agreement.compare import Comparison
 
 
 def write_tables(study: Study, output_dir: str | Path) -> Path:
@@ -40,22 +43,33 @@ def write_tables(study: Study, output_dir: str | Path) -> Path:
     return path
 
 
-def write_study(study: Study, output_dir: str | Path, label_paths: Mapping[str, Path] | None = None) -> Path:
-    """Everything: :func:`write_tables`, then figures and ``report.html``; returns the path of ``agreement.json``.
+def write_study(
+    study: Study,
+    output_dir: str | Path,
+    label_paths: Mapping[str, Path] | None = None,
+    comparison: Comparison | None = None,
+) -> Path:
+    """Everything: :func:`write_tables`, the files of a comparison, then figures and ``report.html``; returns the path of
+    ``agreement.json``.
 
     Args:
         study: the study.
         output_dir: its folder.
         label_paths: reference label map of each case id, for the pictures of cases.
+        comparison: of the study's model with a second one. Without, the files of an earlier one are removed.
 
     Raises:
         OSError: the folder can't be written.
     """
+    from cacsnet.agreement.compare import COMPARISON_FILES, write_comparison
     from cacsnet.agreement.report import write_report  # only who writes a report needs matplotlib and jinja2
 
-    (Path(output_dir) / "report.html").unlink(missing_ok=True)
+    for name in ("report.html", *COMPARISON_FILES):
+        (Path(output_dir) / name).unlink(missing_ok=True)
     path = write_tables(study, output_dir)
-    write_report(study, output_dir, label_paths)
+    if comparison is not None:
+        write_comparison(comparison, output_dir)
+    write_report(study, output_dir, label_paths, comparison)
     return path
 
 

@@ -180,7 +180,9 @@ def run(command: Command, console: Console) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(to_do))
-        for case in to_do:
+        for number, case in enumerate(to_do, 1):
+            if not console.is_terminal:  # a log has no bar
+                console.print(f"{number} of {len(to_do)}: {escape(case.case_id)}", soft_wrap=True)
 
             def on_stage(name: str, case_id: str = case.case_id) -> None:
                 progress.update(task, description=f"{escape(case_id)}: {name}")

@@ -29,7 +29,7 @@ from cacsnet.labels import STRUCTURES, VESSELS
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import Recipe, make_case
 from cacsnet.phantom.deposits import DEVICES, DISTRACTORS
-from cacsnet.phantom.files import write_cohort
+from cacsnet.phantom.files import finished, write_cohort
 from cacsnet.phantom.measure import figure_table, figures, measure
 from cacsnet.phantom.plan import plan_cohort
 from cacsnet.phantom.population import load_population
@@ -87,10 +87,18 @@ def make_cohort(keys: Mapping[str, str], console: Console) -> int:
     name = keys["cohort"]
     plan = plan_cohort(name, _whole(keys, "patients"), keys["heart_model"], _whole(keys, "matrix") or 512)
     output = Path(keys["output"] or f"outputs/cohorts/{name}")
-    made = write_cohort(plan, output, keys["format"], _whole(keys, "workers") or 1)
-    count = sum(1 for _ in track(made, f"cohort {name}", len(plan), console=console, transient=True))
-    console.print(f"{count} patients in {output}")
-    console.print(f"score them: python infer.py input={output}/manifest.csv reference={output}/reference.csv")
+    earlier = finished(plan, output)
+    count = 0
+    for patient in track(
+        write_cohort(plan, output, keys["format"], _whole(keys, "workers") or 1),
+        f"cohort {name}", len(plan), console=console, transient=True,
+    ):  # fmt: skip
+        count += 1
+        if not console.is_terminal and patient not in earlier:  # a log has no bar
+            console.print(f"{count} of {len(plan)}: {patient}", soft_wrap=True)
+    before = f", {len(earlier)} of them made earlier" if earlier else ""
+    console.print(f"{count} patients in {output}{before}", soft_wrap=True)
+    console.print(f"score them: python infer.py input={output}/manifest.csv reference={output}/reference.csv", soft_wrap=True)
     return count
 
 

@@ -43,7 +43,7 @@ def write_cohort(plan: Sequence[Planned], output: Path, file_format: str = "dico
     if file_format not in FORMATS:
         raise ConfigError(f"must be one of {', '.join(FORMATS)}", field="format", value=file_format)
     _claim(output, plan, file_format)
-    done = {planned.patient_id for planned in plan if _truth_path(output, planned).is_file()}
+    done = finished(plan, output)
     yield from (planned.patient_id for planned in plan if planned.patient_id in done)
     jobs = [(planned, output, file_format) for planned in plan if planned.patient_id not in done]
     try:
@@ -57,6 +57,11 @@ def write_cohort(plan: Sequence[Planned], output: Path, file_format: str = "dico
                 yield from pool.map(_write_patient, jobs)
     finally:
         _write_tables(plan, output)
+
+
+def finished(plan: Sequence[Planned], output: Path) -> set[str]:
+    """Ids of the patients of a plan that an earlier run has made."""
+    return {planned.patient_id for planned in plan if _truth_path(output, planned).is_file()}
 
 
 def _claim(output: Path, plan: Sequence[Planned], file_format: str) -> None:
@@ -160,7 +165,7 @@ def _write_tables(plan: Sequence[Planned], output: Path) -> None:
         return
     write_origin_names(output)
     table = pd.DataFrame(rows)
-    reference = table.drop(columns=["path", "gated"])
+    reference = table.drop(columns=["path", "gated"]).assign(source="phantom")
     for name, values in (("reference.csv", reference), ("manifest.csv", table[list(MANIFEST)])):
         temporary = output / f".{name}.tmp{os.getpid()}"
         values.to_csv(temporary, index=False)

@@ -204,6 +204,15 @@ def test_rounding_does_not_look_like_deviation() -> None:
 # ---- the other figures
 
 
+def test_the_caption_says_how_many_are_ringed(cohort) -> None:
+    reference, scores = cohort
+    for table, words in ((reference, "puts no scan in another category"), (scores, "Ringed: the ")):
+        study = agreement_study(reference, table, resamples=10)
+        caption = figures.figure_words(figures.agreement_figure, study)[2]
+        assert words in caption
+        assert ("Ringed" in caption) is bool(study.categories.reclassification.changed)
+
+
 def test_each_vessel_has_its_own_numbers(cohort) -> None:
     reference, scores = cohort
     reference.loc[3, "agatston_LCX"] = np.nan
@@ -406,6 +415,24 @@ def test_picture_shows_ct_reference_and_model() -> None:
     assert (overlay[..., 3] > 0).sum() == 9
     with study_style():
         assert [a.get_ylabel() for a in overlay_figure(made_maps(False), "h").axes if a.get_ylabel()] == ["CT", "Model"]
+
+
+@pytest.mark.parametrize("column", [3, 30, 55])
+def test_a_name_never_covers_its_calcium(column: int) -> None:
+    """At the right edge of the panel it stands to the left."""
+    maps = made_maps(False)
+    maps.model[:] = 0
+    maps.model[5, 30:32, column : column + 2] = 3
+    with study_style():
+        figure = overlay_figure(maps, "h")
+        figure.canvas.draw()
+    axes = next(axes for axes in figure.axes if "LCX" in {t.get_text() for t in axes.texts})
+    box = next(t for t in axes.texts if t.get_text() == "LCX").get_window_extent().transformed(axes.transData.inverted())
+    coloured = np.asarray(axes.images[1].get_array())[..., 3] > 0
+    y, x = (np.flatnonzero(coloured.any(axis=k)) for k in (1, 0))  # spacing is 1 mm
+    assert len(x) == 2
+    assert box.x0 > x[-1] + 1 or box.x1 < x[0] or max(box.y0, box.y1) < y[0] or min(box.y0, box.y1) > y[-1] + 1
+    assert 0 <= box.x0 < box.x1 <= axes.get_xlim()[1]
 
 
 def test_names_of_neighbours_do_not_cover_each_other() -> None:

@@ -260,3 +260,14 @@ def test_the_template_is_part_of_the_package() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     assert "report.html.j2" in project["tool"]["setuptools"]["package-data"]["cacsnet.agreement"]
     assert any(name.startswith("jinja2") for name in project["project"]["dependencies"])
+
+
+def test_figures_share_one_scale_and_heads_stand_above_numbers(study) -> None:
+    def picture(name: str, width: int) -> Picture:
+        return Picture(name, "t", "c", b"\x89PNG" + bytes(12) + width.to_bytes(4, "big") + bytes(9))
+
+    page = Page(report.report_html(study, [picture("agreement", 1420), picture("confusion", 923), picture("vessels", 5000)]))
+    assert [image["style"] for image in page.all("img")] == ["width: 100%", "width: 100%", "width: 65%"]
+    tables = {table.name: report._numeric_columns(table) for table in study_tables(study)}
+    assert tables["regression"] == [False, *[True] * 7]
+    assert tables["scores"] == [False, *[True] * 6, False]

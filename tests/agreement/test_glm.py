@@ -96,3 +96,13 @@ def test_says_why_there_is_no_fit(cohort) -> None:
         found = percentage_glm(changed)
         assert why in found.reason
         assert found.coefficients == ()
+
+
+def test_the_last_digit_of_a_percentage_is_not_fitted(cohort) -> None:
+    """A model that answers 0 everywhere is off by 100 %, but not by 100.00000000000001 % more with a faster heart."""
+    reference, scores = cohort
+    none = scores.assign(**{column: 0.0 for column in scores if column.startswith("agatston")})
+    table = match(reference, none).table
+    outcome = percentage_difference(table["reference_total"], table["model_total"])
+    assert 0 < np.ptp(outcome) < 1e-9  # else this tests nothing
+    assert percentage_glm(table).reason == "the percentage difference does not vary"

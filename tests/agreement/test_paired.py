@@ -121,3 +121,13 @@ def test_rates_of_none_and_all(value: bool) -> None:
     assert math.isnan(result.z)
     assert "no z-test" in result.reason
     assert math.isnan(rate_test([], []).mcnemar_p)
+
+
+def test_the_last_digit_of_a_float_is_no_difference() -> None:
+    """Pixel spacing in a file's header has seven digits, so equal scores can differ in the eighth."""
+    scores = np.array([0.0, 64.8, 57.6, 324.1, 288.3])
+    found = paired_test(scores, scores * (1 + 5e-8 * np.array([1, 1, -1, 1, 1])))
+    assert (found.test, found.reason) == ("", "no difference in any pair")
+    assert math.isnan(found.p_value)
+    assert paired_test(scores, scores + 7 + 1e-6 * np.arange(5)).reason == "the difference is the same in all pairs"
+    assert paired_test(scores, scores * np.array([1, 1.001, 1, 0.999, 1])).test

@@ -115,3 +115,13 @@ def test_tables_without_what_everything_needs_are_refused(cohort) -> None:
         match(reference, scores.assign(status="failed", flags="no_heart"))
     with pytest.raises(ArgumentError, match="in common"):
         match(reference[:0], scores)
+
+
+def test_rows_that_repeat_are_noted_and_numbers_read_as_numbers(cohort) -> None:
+    reference, scores = cohort
+    scores.loc[3, "agatston_total"] = np.inf
+    found = match(pd.concat([reference, reference[:2]]), scores)
+    assert "2 row(s) of the reference table repeat another one word for word" in found.notes
+    assert len(found.table) == 29
+    assert any("'inf' (p01-2)" in note for note in found.notes)
+    assert not any("repeat" in note for note in match(reference, scores).notes)

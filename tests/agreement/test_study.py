@@ -142,6 +142,9 @@ def test_limits_for_resampling_are_those_of_bland_altman() -> None:
     a, b = rng.exponential(100, 20), rng.exponential(100, 20)
     found = bland_altman(a, b)
     assert limits(a, b) == pytest.approx((found.bias, found.lower, found.upper))
+    for n in (0, 1):
+        few = bland_altman(a[:n], b[:n])
+        assert limits(a[:n], b[:n]) == pytest.approx((few.bias, few.lower, few.upper), nan_ok=True)
 
 
 # ---- degenerate input: warnings are errors in these tests

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cacsnet.agreement.statistics import icc
-from cacsnet.agreement.summary import format_summary, summary_table
+from cacsnet.agreement.summary import _number, format_summary, summary_table
 from cacsnet.errors import ArgumentError
 
 VESSELS = ["LM", "LAD", "LCX", "RCA"]
@@ -91,3 +91,7 @@ def test_text_is_aligned_and_says_the_sign() -> None:
     assert lines[0].startswith("vessel")
     assert len({line.index("[") for line in lines[2:7]}) <= 2
     assert "bias = reference - model" in text
+
+
+def test_no_negative_zero() -> None:
+    assert [_number(v, 1) for v in (-0.04, 0.04, -0.06, math.nan)] == ["0.0", "0.0", "-0.1", "-"]

@@ -7,7 +7,7 @@ import pytest
 
 from cacsnet.agreement.latex import escape, latex_table
 from cacsnet.agreement.study import agreement_study
-from cacsnet.agreement.tables import interval, mean_sd, number, p_value, strength, study_tables
+from cacsnet.agreement.tables import interval, mean_sd, number, p_value, p_words, strength, study_tables
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,32 @@ def test_cells_say_what_the_study_says(cohort) -> None:
     assert study.scan_rescan is not None
     first = tables["scan_rescan"].rows[0]
     assert first[2] == f"{study.scan_rescan.reference.mean:.1f} ± {study.scan_rescan.reference.sd:.1f}"
+
+
+def test_a_reason_stands_once_with_all_that_share_it(cohort) -> None:
+    reference, scores = (table[:2] for table in cohort)
+    tables = {table.name: table for table in study_tables(agreement_study(reference, scores, resamples=10))}
+    everyone = "total, LM, LAD, LCX, RCA"
+    assert [note for note in tables["icc"].notes if "fewer" in note] == [
+        f"{everyone}: fewer than 3 cases.", f"{everyone} clustered: fewer than 3 clusters."
+    ]  # fmt: skip
+    assert "none, linear, quadratic: fewer than 3 cases." in tables["kappa"].notes
+    assert "Kappa of scan 1, Kappa of scan 2: fewer than 3 cases." in tables["scan_agreement"].notes
+
+
+def test_p_in_a_sentence() -> None:
+    assert [p_words(p) for p in (0.0004, 0.012, math.nan)] == ["p < 0.001", "p = 0.012", "p = –"]
+
+
+def test_each_limit_of_agreement_has_a_row(cohort) -> None:
+    study = agreement_study(*cohort, resamples=30)
+    table = next(table for table in study_tables(study) if table.name == "bland_altman")
+    assert len(table.rows) == 15
+    found = study.parts["LCX"].bland_altman
+    rows = [row for row in table.rows if row[0] == "LCX"]
+    assert [row[2] for row in rows] == ["bias", "lower limit", "upper limit"]
+    assert [row[3] for row in rows] == [f"{v:.1f}" for v in (found.bias, found.lower, found.upper)]
+    data = table.data.set_index(["vessel", "what"])
+    assert data.loc[("LCX", "loa_upper"), "value"] == found.upper
+    assert data.loc[("LCX", "loa_upper"), "ci_low"] == found.upper_ci[0]
+    assert data.loc[("LCX", "bias"), "ci_clustered_high"] == study.parts["LCX"].clustered["bias"].high

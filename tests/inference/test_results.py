@@ -112,6 +112,7 @@ def test_resume_skips_finished_and_retries_failed(cohort, fake_model):
     (out / "scores.csv").unlink()  # an interrupted cohort may have lost it
     code, text = start(cohort)
     assert "2 finished" in text
+    assert "1 of 2: b\n2 of 2: c\n" in text  # no terminal: lines instead of a bar
     assert code == 3
     assert (out / "a" / "scores.json").stat().st_mtime_ns == before
     assert fake_model.coarse.network.calls < 3 * calls

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cacsnet.agreement.pairs import match
 from cacsnet.errors import ConfigError
 from cacsnet.inference.results import SCORE_COLUMNS
 from cacsnet.io.cases import OVERRIDE_TYPES, apply_overrides, find_cases
@@ -87,7 +88,7 @@ def test_tables_have_the_contracts_columns(tmp_path, once):
     assert set(manifest.columns) - set(first) <= set(OVERRIDE_TYPES)
     assert {"heart_rate_bpm", "bmi_kg_m2", "kvp"} <= set(manifest.columns)
     known = [c for c in SCORE_COLUMNS if c not in ("status", "flags", "seconds")]
-    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2", "labels", "origins"]
+    assert list(reference.columns) == [*known, "heart_rate_bpm", "bmi_kg_m2", "labels", "origins", "source"]
     assert all((tmp_path / path).is_file() for path in (*reference["labels"], *reference["origins"]))
     names = json.loads((tmp_path / "origins.json").read_text())
     assert {int(code): name for code, name in names.items()} == OWNER_NAMES
@@ -184,6 +185,14 @@ def test_the_command_writes_a_cohort_and_names_mistakes(tmp_path, once, monkeypa
     keys = ["cohort=sartoretti2022", "patients=2", "format=nifti", "matrix=48", f"output={tmp_path / 'out'}"]
     assert command.main(keys) == 0
     assert asked == [("sartoretti2022", 2, "ellipsoid", 48)]
+    log = capsys.readouterr().out.splitlines()  # no terminal: lines instead of a bar
+    assert [line for line in log if " of 2: " in line] == [f"{i + 1} of 2: {p.patient_id}" for i, p in enumerate(PLAN)]
+    assert command.main(keys) == 0
+    log = capsys.readouterr().out
+    assert " of 2: " not in log
+    assert "2 patients in" in log
+    assert "2 of them made earlier" in log
+    assert len(once) == 2
     assert len(pd.read_csv(tmp_path / "out" / "manifest.csv")) == 4
     for bad, word in (
         (["format=png"], "png"),
@@ -193,3 +202,21 @@ def test_the_command_writes_a_cohort_and_names_mistakes(tmp_path, once, monkeypa
     ):
         assert command.main([*keys, *bad]) == 2
         assert word in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_workers_make_the_same(tmp_path, once):
+    list(write_cohort(PLAN, tmp_path / "one", "nifti"))
+    assert list(write_cohort(PLAN, tmp_path / "two", "nifti", workers=2)) == [p.patient_id for p in PLAN]
+    for name in ("manifest.csv", "reference.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    assert list((tmp_path / "two").rglob("*.nii.gz"))
+    for path in (tmp_path / "two").rglob("*.nii.gz"):
+        other = tmp_path / "one" / path.relative_to(tmp_path / "two")
+        assert np.array_equal(np.asarray(nib.load(path).dataobj), np.asarray(nib.load(other).dataobj))
+
+
+def test_the_agreement_study_knows_a_phantoms_reference(tmp_path, once):
+    list(write_cohort(PLAN[:1], tmp_path, "nifti"))
+    reference = pd.read_csv(tmp_path / "reference.csv")
+    assert match(reference, reference.drop(columns="source")).phantom
