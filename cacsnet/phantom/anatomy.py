@@ -138,6 +138,14 @@ def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
 SAC_GAP_MM = 1.2
 """Between the pericardial sac and the inside of the chest wall where they meet; ribs and cartilages lie 0.5 mm further out."""
 
+PULMONARY_VEINS: list[tuple[str, list[list[float]], list[float]]] = [
+    ("right_superior", [[15, -1, -16], [19, -4, -46], [29, 0, -82]], [11, 8, 5]),
+    ("left_superior", [[15, 3, 16], [19, 7, 44], [31, 14, 76]], [11, 8, 5]),
+    ("right_inferior", [[-4, 8, -24], [-8, 18, -50], [-16, 26, -82]], [10, 7, 5]),
+    ("left_inferior", [[-2, 9, 22], [-6, 17, 44], [-14, 26, 74]], [9.5, 6.5, 5]),
+]
+"""Name, ends (mm, from the left atrium's middle), radii: they widen to funnels where they enter."""
+
 WALL_MM = 2.6
 """Least distance of a chamber's wall from the chest wall: the pericardium and a little fat."""
 
@@ -334,6 +342,9 @@ class Patient:
             nodes, sizes = torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32)
             return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
 
+        def pulmonary_vein(ends: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
+            return tube([beside(heart.la_centre, *end) for end in ends], radii)
+
         def chamber(sdf: Callable[[Tensor], Tensor]) -> Callable[[View], Tensor]:
             return lambda v: sdf(v.heart) * scale
 
@@ -383,8 +394,7 @@ class Patient:
             Part("pulmonary_left", vessel["pulmonary_left"], hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
             Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle, fine=True),
-            Part("veins_right", tube([beside(la, 2, 6, -26), beside(la, 2, 14, -66)], [8, 6]), hu["la"]),
-            Part("veins_left", tube([beside(la, 2, 8, 26), beside(la, 4, 20, 60)], [8, 6]), hu["la"]),
+            *(Part(f"vein_{side}", pulmonary_vein(ends, radii), hu["la"]) for side, ends, radii in PULMONARY_VEINS),
             Part("vena_cava_superior", vessel["vena_cava_superior"], hu["ra"]),
             Part("vena_cava_inferior", tube([beside(ra, -22, 10, 4), [-80.0, 26.0, -34.0]], [12, 12]), hu["ra"]),
             Part("wall", chamber(heart.muscle_sdf), textured(t.myocardium, 3)),

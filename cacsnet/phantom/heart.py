@@ -177,7 +177,7 @@ class Heart(ABC):
         sdf = smooth_min(sdf, self.la_sdf(p) - 2, k)
         low_vessels = torch.minimum(self.root_sdf(p), self.trunk_sdf(p)) - 1.5
         low_vessels = smooth_max(low_vessels, plane(p, (58.0, 0.0, 0.0), (1.0, 0.0, 0.0)), 4.0)
-        return smooth_min(sdf, low_vessels, 0.7 * k) - self._fat(p)
+        return smooth_min(sdf, low_vessels, 0.45 * k) - self._fat(p)
 
     def _fat(self, p: Tensor) -> Tensor:
         """Thickness of the fat (mm): next to none on one side of the heart, nearly twice the mean on the other."""

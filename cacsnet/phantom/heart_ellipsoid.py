@@ -65,12 +65,16 @@ class EllipsoidHeart(Heart):
 
     def la_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.la_centre, None, self.la_radii)
-        appendage = ellipsoid(p, self.la_centre + np.array([8, -30, 34]), None, (11, 16, 10))
+        appendage = ellipsoid(p, self.la_centre + np.array([4, -29, 37]), None, (13, 16, 11))
         return self.clear_of_ostia(smooth_min(body, appendage, 14.0), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
         appendage = ellipsoid(p, self.ra_centre + np.array([26, -24, 10]), None, (13, 15, 11))
+        tip = self.ra_centre + np.array([[36.0, -20.0, 10.0], [46.0, -26.0, 24.0]])  # over the right artery, beside the aorta
+        appendage = smooth_min(
+            appendage, capsule_chain(p, torch.tensor(tip, dtype=torch.float32), torch.tensor([9.0, 7.0])), 8.0
+        )
         return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
@@ -97,7 +101,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     rv_centre = lv_centre + to_rv * rv_shift - axis * 6 + third * rng.normal(0, 3)
     rv_radii = np.array([rng.uniform(42, 49), rng.uniform(19, 25), rng.uniform(33, 42)]) * size
     ra_centre = jitter([-4, 2, -46], 3)
-    la_centre = jitter([12, 36, 4], 3)
+    la_centre = jitter([19, 35, 1], 3)
     root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float)
     root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
     radius = rng.normal(15.5, 1.7)
@@ -115,7 +119,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         fat_mm=float(np.clip(rng.gamma(2.0, 1.4), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_mm=rng.uniform(12, 30),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
-        la_radii=np.array([rng.uniform(22, 29), rng.uniform(18, 25), rng.uniform(30, 38)]),
+        la_radii=np.array([rng.uniform(24, 31), rng.uniform(18, 25), rng.uniform(31, 40)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
         groove_radius=rng.uniform(19, 23),

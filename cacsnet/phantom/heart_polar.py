@@ -343,9 +343,9 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     tricuspid = base - 3 * axis + (np.cos(below) * to_rv - np.sin(below) * third) * (0.97 * radius + 0.5 * crescent)
     normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
     to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
-    ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25, 30)
+    ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25.5, 31)
     ra_centre = tricuspid + to_atrium * 0.92 * ra_radius
-    la_centre = base + np.array([4.0, 23.0, -3.0]) + rng.normal(0, 2.5, 3)
+    la_centre = base + np.array([12.0, 22.0, -5.0]) + rng.normal(0, 2.5, 3)
     valve = base + np.array([-2.0, -9.0, -6.0])
     root = valve + np.array(
         [[0, 0, 0], [11, -3, -5], [23, -8, -10], [44, -13, -12], [68, -10, -12], [86, 3, -8], [93, 19, 3]], float
@@ -366,9 +366,9 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),
         tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,
-        la_shape=np.array([0, 0, 0, -0.05, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
+        la_shape=np.array([0, 0, 0, 0.0, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
         ra_shape=np.array([0, 0, 0, 0.14, 0.0, -0.14, 0, 0, 0]) + rng.normal(0, shape_sd),
-        la_appendage=la_centre + np.array([[4, -12, 24], [8, -24, 33], [10, -36, 38]]) + rng.normal(0, 1.5, (3, 3)),
-        ra_appendage=ra_centre + np.array([[14, -14, 4], [26, -26, 12], [30, -34, 24]]) + rng.normal(0, 1.5, (3, 3)),
+        la_appendage=la_centre + np.array([[0, -11, 25], [4, -23, 35], [8, -35, 40]]) + rng.normal(0, 1.5, (3, 3)),
+        ra_appendage=ra_centre + np.array([[14, -14, 4], [28, -24, 8], [38, -26, 14], [45, -28, 24]]) + rng.normal(0, 1.5, (4, 3)),
         appendage_radii=(rng.uniform(9, 12), rng.uniform(10, 13)),
     )  # fmt: skip
