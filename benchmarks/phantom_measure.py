@@ -54,7 +54,10 @@ def away(mask: np.ndarray, step_mm: float) -> np.ndarray:
 
 def depth(mask: np.ndarray, step_mm: float) -> np.ndarray:
     """Distance (mm) of a mask's voxels to the nearest voxel outside it, 0 outside."""
-    out: np.ndarray = distance_transform_edt(mask) * step_mm
+    out = np.zeros(mask.shape)
+    for box in ndimage.find_objects(mask.astype(np.uint8)):  # one box around all of it: the rest is zero anyway
+        wide = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+        out[wide] = distance_transform_edt(mask[wide]) * step_mm
     return out
 
 

@@ -131,7 +131,7 @@ def calibres_mm(mask: np.ndarray, line: np.ndarray, step_mm: float, half_mm: flo
 
     The cross section is what hangs together with the line within ``half_mm``; NaN where the line lies outside the mask.
     """
-    pixel = 0.5 * step_mm
+    pixel = max(0.5 * step_mm, half_mm / 40)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)  # its half level is a smoother surface than the voxels'
     inside = planes(soft, line, step_mm, half_mm, pixel) > 0.5
     middle = inside.shape[1] // 2

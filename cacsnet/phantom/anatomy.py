@@ -351,7 +351,7 @@ class Patient:
         hu = {name: t.chamber_hu.get(name, t.blood) for name in ("lv", "rv", "la", "ra", "aorta", "trunk")}
         chest = self.thorax
         m, y0 = chest.midline, chest.chest_y
-        la, ra = heart.la_centre, heart.ra_centre
+        ra = heart.ra_centre
         vessel = self.great_vessels()
         neck = [[[98, 14, 0], [150, 8, -22]], [[100, 22, 4], [165, 14, 22]], [[98, 32, 10], [160, 30, 34]]]
         left_vein = [[132, -4, 52], [116, -6, 20], [104, 2, -38]]

@@ -328,6 +328,10 @@ class PolarHeart(Heart):
         return arteries
 
 
+RA_APPENDAGE = np.array([[14, -14, 4], [28, -24, 8], [38, -26, 14], [45, -28, 24]])
+"""From the right atrium's middle over the right coronary artery to beside the aorta (mm)."""
+
+
 def draw_heart(rng: np.random.Generator) -> PolarHeart:
     """One heart; everything follows from ``rng``."""
     axis = unit(np.array([-0.48, -0.58, 0.66]) + rng.normal(0, 0.07, 3))
@@ -369,6 +373,6 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         la_shape=np.array([0, 0, 0, 0.0, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
         ra_shape=np.array([0, 0, 0, 0.14, 0.0, -0.14, 0, 0, 0]) + rng.normal(0, shape_sd),
         la_appendage=la_centre + np.array([[0, -11, 25], [4, -23, 35], [8, -35, 40]]) + rng.normal(0, 1.5, (3, 3)),
-        ra_appendage=ra_centre + np.array([[14, -14, 4], [28, -24, 8], [38, -26, 14], [45, -28, 24]]) + rng.normal(0, 1.5, (4, 3)),
+        ra_appendage=ra_centre + RA_APPENDAGE + rng.normal(0, 1.5, RA_APPENDAGE.shape),
         appendage_radii=(rng.uniform(9, 12), rng.uniform(10, 13)),
     )  # fmt: skip
