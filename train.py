@@ -25,7 +25,7 @@ def train(config: DictConfig) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         plain["output"] = job.runtime.output_dir
-    keep_memory()  # a step on the CPU takes an eighth less
+    keep_memory()  # a step on the CPU takes about a seventh less
     try:
         main({str(key): value for key, value in plain.items()})
     except ConfigError as error:
