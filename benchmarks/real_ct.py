@@ -7,7 +7,8 @@ phantoms resampled to 3 mm with a mask of the same kind. ``phantoms=0`` or no im
 intersection over union of the heart's box (that label also holds the pulmonary artery and its branches near the heart: the
 figure with our pulmonary artery stands beside the one without), and whether the scan is refused.
 
-Per scan: Dice of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing; labelled
+Per scan: Dice of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing, and what of the
+label is missed: fat, what was found as a great vessel, other (that label is the whole sac with the roots of the vessels); labelled
 calcium components that are hit (p_cor ≥ tau in any voxel, whatever its HU); kept components in the heart's box and 6 mm around
 it, and how many of them lie outside the labelled calcium dilated by one voxel. A 3 mm grid is far outside the definition of
 the Agatston score: none is printed.
@@ -48,6 +49,7 @@ TOUCHING = np.ones((3, 3, 3))
 SPACING_MM = 3.0
 CLOSING_MM = 9.0
 AROUND_HEART_MM = 6.0
+FAT_HU = -20.0
 FIRST_SEED = 32_000_000
 """Not drawn by training, validation or any cohort."""
 
@@ -62,6 +64,7 @@ class Reading:
     hit: int
     kept: int
     false: int
+    missed_ml: dict[str, float]
     volumes_ml: dict[str, float]
 
 
@@ -104,6 +107,10 @@ def read(name: str, scan: Scan, heart: np.ndarray, calcium: np.ndarray, model: M
     low, high = np.maximum(box.min(0) - margin, 0), box.max(0) + margin + 1
     inside = np.zeros(scan.hu.shape, bool)
     inside[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    missed = {"fat": heart & ~found & (scan.hu < FAT_HU)}
+    missed["great vessels"] = heart & ~found & (structures > 5) & ~missed["fat"]
+    missed["other"] = heart & ~found & ~missed["fat"] & ~missed["great vessels"]
+    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     kept, n_kept = components((result.vessel_map > 0) & inside, TOUCHING)
     near = binary_dilation(calcium, TOUCHING)
     return Reading(
@@ -113,6 +120,7 @@ def read(name: str, scan: Scan, heart: np.ndarray, calcium: np.ndarray, model: M
         hit=hit,
         kept=n_kept,
         false=sum(not near[kept == k].any() for k in range(1, n_kept + 1)),
+        missed_ml={what: round(float(where.sum()) * voxel_ml) for what, where in missed.items()},
         volumes_ml={STRUCTURES[i].name: round(v) for i, v in enumerate(result.heart.volumes_ml.values(), start=1)},
     )
 
@@ -178,9 +186,10 @@ def mask_of(path: str, scan: Scan) -> np.ndarray:
 
 
 def show(readings: Sequence[Reading], console: Console) -> None:
-    table = Table("scan", "heart Dice", "components hit", "kept", "false", "mL")
+    table = Table("scan", "heart Dice", "missed mL", "components hit", "kept", "false", "mL")
     for one in readings:
-        row = (f"{one.heart_dice:.3f}", f"{one.hit} of {one.labelled}", f"{one.kept}", f"{one.false}")
+        missed = ", ".join(f"{what} {ml:.0f}" for what, ml in one.missed_ml.items())
+        row = (f"{one.heart_dice:.3f}", missed, f"{one.hit} of {one.labelled}", f"{one.kept}", f"{one.false}")
         table.add_row(one.name, *row, ", ".join(f"{v:.0f}" for v in one.volumes_ml.values()))
     console.print(table)
 
