@@ -7,11 +7,11 @@ phantoms resampled to 3 mm with a mask of the same kind. ``phantoms=0`` or no im
 intersection over union of the heart's box (that label also holds the pulmonary artery and its branches near the heart: the
 figure with our pulmonary artery stands beside the one without), and whether the scan is refused.
 
-Per scan: Dice of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing, and what of that
-label, the whole sac with the roots of the vessels, is missed: fat, what was found as a great vessel, other; labelled calcium
-components that are hit (p_cor ≥ tau in any voxel, whatever its HU); kept components in the heart's box and 6 mm around it, and how
-many of them lie outside the labelled calcium dilated by one voxel. A 3 mm grid is far outside the definition of the Agatston
-score: none is printed.
+Per scan: Dice of the heart (labels 1 and 3) with structures 1 to 5 of the localised heart after a 9 mm closing, and what is
+missed of that label, the whole sac with the roots of the vessels: fat, what was found as a great vessel, other; labelled
+calcium components that are hit (p_cor ≥ tau in any voxel, whatever its HU); kept components in the heart's box and 6 mm
+around it, and how many of them lie outside the labelled calcium dilated by one voxel. A 3 mm grid is far outside the
+definition of the Agatston score: none is printed.
 """
 
 from __future__ import annotations
