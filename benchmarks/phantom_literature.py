@@ -47,6 +47,7 @@ WOMEN = 0.91
 """Dodge 1992: women's coronary arteries are 9 % narrower."""
 
 LEFT_DOMINANT = "15 % are left-dominant: the LCX goes on to the crux, the RCA ends at the right margin"
+MARGINAL = "a marginal is followed as long as it stays within 16 mm of the left atrium"
 SIZES = "heart sizes are drawn wider than life on purpose"
 APEX = "what runs round the apex, further than 16 mm from the right ventricle, isn't counted"
 NOISE_WAY = "the phantom's noise is much the same along both; the reference is one kernel of one vendor, 3 cases"
@@ -98,7 +99,7 @@ TABLE: tuple[Published, ...] = (
     ),
     Published("LM_length_mm", "LM, length", "mm", 0, 21.1, "Medrano-Gracia 2016, CT, 10.5 ± 5.3, doi:10.4244/EIJV12I7A139"),
     Published("LAD_length_mm", "LAD in the groove, length", "mm", 100, 130, DEFAULT, below=APEX, above=SIZES),
-    Published("LCX_length_mm", "LCX in the groove, length", "mm", 50, 80, DEFAULT, above=LEFT_DOMINANT),
+    Published("LCX_length_mm", "LCX in the groove, length", "mm", 50, 80, DEFAULT, above=f"{LEFT_DOMINANT}; {MARGINAL}"),
     Published("RCA_length_mm", "RCA to the crux, length", "mm", 100, 140, DEFAULT, below=LEFT_DOMINANT, above=SIZES),
     Published("LM_mm", "LM, lumen", "mm", WOMEN * 4.5 - 1.0, 5.5, DODGE),
     Published("LAD_proximal_mm", "LAD, proximal lumen", "mm", WOMEN * 3.7 - 0.8, 4.5, DODGE),
@@ -189,7 +190,7 @@ def verdict(values: np.ndarray, published: Published) -> str:
         f"{100 * share:.0f} % {side}" for share, side in ((below, "below"), (above, "above")) if share > 0
     )
     reasons = [r for share, r in ((below, published.below), (above, published.above)) if share > MOST_OUTSIDE / 2 and r]
-    return text + "; " + ("; ".join(reasons) if reasons else "reason not known")
+    return text + "; " + ("; ".join(dict.fromkeys(reasons)) if reasons else "reason not known")
 
 
 def digits(value: float) -> str:
