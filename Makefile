@@ -1,6 +1,6 @@
 # make            the environment in .venv
 # make score      score the example cohort, or ARGS="input=/path/to/dicom output=/path/to/results"
-# make test       all tests (ARGS are passed to pytest)
+# make test       all tests, a process per core (ARGS are passed to pytest)
 # make study      the study of Sartoretti et al. 2022 on digital patients, beside their numbers (PATIENTS=56; hours on two
 #                 cores; run it again and it goes on where it stopped). WORKERS=2 make the scans; one scores them
 # make check      style and types
@@ -46,8 +46,9 @@ study: $(STAMP)
 train: $(STAMP)
 	$(BIN)/python train.py experiment=phantom $(ARGS)
 
+# a file's tests stay in one process: they share what is costly to make
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
