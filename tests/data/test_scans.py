@@ -166,7 +166,7 @@ def test_a_patch_is_like_the_same_window_of_a_whole_scan(monkeypatch):
         assert np.abs(np.log(sd[:, 0] / sd[:, 1])).max() < 0.15, level
         assert abs(np.log(sd[:, 0] / sd[:, 1]).mean()) < 0.05, level
         assert np.abs(auto[:, 0] - auto[:, 1]).max() < 0.12, level
-        assert np.abs((auto[:, 0] - auto[:, 1]).mean(0)).max() < 0.09, level  # the mean of six has an SE of 0.03
+        assert np.abs((auto[:, 0] - auto[:, 1]).mean(0)).max() < 0.12, level  # four SE: the mean of six has one of 0.03
 
 
 def _first(settings, index):
