@@ -1,8 +1,8 @@
 # make            the environment in .venv
 # make score      score the example cohort, or ARGS="input=/path/to/dicom output=/path/to/results"
 # make test       all tests, a process per core (ARGS are passed to pytest)
-# make study      the study of Sartoretti et al. 2022 on digital patients, beside their numbers (PATIENTS=56; hours on two
-#                 cores; run it again and it goes on where it stopped). WORKERS=2 make the scans; one scores them
+# make study      the study of Sartoretti et al. 2022 on digital patients, beside their numbers (PATIENTS=56; half an hour on
+#                 two cores; run it again and it goes on where it stopped). WORKERS=2 make the scans; one scores them
 # make check      style and types
 # make train      train the default model (ARGS are passed to train.py)
 
