@@ -20,6 +20,7 @@ from statistics import median
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
+from process_memory import status_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -153,20 +154,12 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
     return median(wall), median(processor)
 
 
-def _status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 def extra_bytes(call: Callable[[], object]) -> int:
     """Peak resident memory during a call less that before it, as the kernel counts pages."""
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak (VmHWM) back to what is resident now
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     call()
-    return _status("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
 def extra_bytes_in_child(way: str, slices: int, lesions: int, where: str) -> int:

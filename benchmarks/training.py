@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from pages import write_between
+from process_memory import status_bytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -128,14 +129,6 @@ def product_rates(device: str, dtype: torch.dtype) -> list[float]:
     return rates
 
 
-def _status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 def memory_in_child(keys: Mapping[str, str], name: str) -> dict[str, Any]:
     """Peak resident memory of a process that only trains."""
     command = [sys.executable, "-W", "ignore", __file__, "--memory", keys["experiment"], name, keys["cache_dir"]]
@@ -149,10 +142,10 @@ def memory_of_training(experiment: str, name: str, cache_dir: str) -> dict[str, 
 
     VmHWM, not ru_maxrss: the latter keeps the peak of the process that started this one.
     """
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     config = config_of(experiment, "cpu")
     fit(name, config, data_on_disk(config, name, cache_dir)[0], MEMORY_STEPS, "cpu")
-    return {"peak_bytes": _status("VmHWM"), "before_bytes": before}
+    return {"peak_bytes": status_bytes("VmHWM"), "before_bytes": before}
 
 
 def config_of(experiment: str, device: str) -> dict[str, Any]:
