@@ -75,6 +75,13 @@ def closed(mask: np.ndarray) -> np.ndarray:
     return out
 
 
+def missed_ml(missed: np.ndarray, structures: np.ndarray, hu: np.ndarray, voxel_ml: float) -> dict[str, float]:
+    """What a missed part of the heart (bool [z, y, x]) is: fat by its HU, else what was found there as a great vessel, other."""
+    fat, vessel = hu < FAT_HU, structures > 5
+    parts = {"fat": missed & fat, "great vessels": missed & vessel & ~fat, "other": missed & ~vessel & ~fat}
+    return {what: round(float(where.sum()) * voxel_ml) for what, where in parts.items()}
+
+
 def p_cor_at(scan: Scan, model: Model, result: CaseResult, settings: InferenceSettings, points_mm: np.ndarray) -> np.ndarray:
     """Probability [n] of coronary calcium at places [n, 3] (z, y, x; scan mm), candidates or not."""
     grid = Grid.covering(scan.hu.shape, scan.spacing_mm, model.coarse.config.spacing_mm)
@@ -107,10 +114,6 @@ def read(name: str, scan: Scan, heart: np.ndarray, calcium: np.ndarray, model: M
     low, high = np.maximum(box.min(0) - margin, 0), box.max(0) + margin + 1
     inside = np.zeros(scan.hu.shape, bool)
     inside[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
-    missed = {"fat": heart & ~found & (scan.hu < FAT_HU)}
-    missed["great vessels"] = heart & ~found & (structures > 5) & ~missed["fat"]
-    missed["other"] = heart & ~found & ~missed["fat"] & ~missed["great vessels"]
-    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     kept, n_kept = components((result.vessel_map > 0) & inside, TOUCHING)
     near = binary_dilation(calcium, TOUCHING)
     return Reading(
@@ -120,7 +123,7 @@ def read(name: str, scan: Scan, heart: np.ndarray, calcium: np.ndarray, model: M
         hit=hit,
         kept=n_kept,
         false=sum(not near[kept == k].any() for k in range(1, n_kept + 1)),
-        missed_ml={what: round(float(where.sum()) * voxel_ml) for what, where in missed.items()},
+        missed_ml=missed_ml(heart & ~found, structures, scan.hu, float(np.prod(scan.spacing_mm)) / 1000),
         volumes_ml={STRUCTURES[i].name: round(v) for i, v in enumerate(result.heart.volumes_ml.values(), start=1)},
     )
 

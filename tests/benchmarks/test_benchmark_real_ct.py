@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from real_ct import box_iou, box_mm, closed
+from real_ct import box_iou, box_mm, closed, missed_ml
 
 
 def test_a_box_has_the_edges_of_its_voxels_and_the_axes_order():
@@ -40,3 +40,12 @@ def test_closing_fills_clefts_and_loses_nothing():
     apart = np.zeros((12, 24, 12), bool)
     apart[:, :6], apart[:, 18:] = True, True  # 36 mm: wider than twice the closing
     assert not closed(apart)[:, 9:15].any()
+
+
+def test_each_missed_voxel_is_counted_once():
+    missed = np.ones((1, 1, 8), bool)
+    missed[..., 7] = False
+    hu = np.array([[[-90, -90, 40, 40, 40, 40, 300, -90]]])
+    structures = np.array([[[0, 6, 6, 7, 0, 0, 0, 6]]])  # fat that was found as aorta is fat
+    assert missed_ml(missed, structures, hu, 1.0) == {"fat": 2, "great vessels": 2, "other": 3}
+    assert missed_ml(missed, structures, hu, 10.0)["other"] == 30
