@@ -115,7 +115,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(0.95 * inner[1], 0.95 * inner[2]),
         papillary_radius=0.6 * inner[1],
         left_out=unit(np.array([0.35, rng.normal(-0.10, 0.12), 1.0])),
-        right_out=unit(np.array([0.10, -0.8, rng.normal(-0.85, 0.15)])),
+        right_out=unit(np.array([0.10, -0.8, rng.normal(-0.5, 0.15)])),
         fat_mm=float(np.clip(rng.gamma(2.0, 1.4), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_mm=rng.uniform(12, 30),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
@@ -177,7 +177,9 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     turns = np.linspace(14, 0, 7)  # at the base the artery passes to the left of the pulmonary trunk
     groove = [ray_out(heart, septum(t), _around(up, -to_rv, a), depth) for t, a in zip(levels, turns, strict=True)]
     apex = heart.lv_centre + axis * (reach + depth)
-    lad = _settle(heart, np.stack([bifurcation, *groove, apex]), depth)
+    # where the bifurcation lies in the cleft before the trunk, the nearest way would be round the trunk's right side
+    left_of_trunk = heart.trunk[0] + np.array([0.0, 4.0, heart.trunk_radii[0] + 1.5 + depth])
+    lad = _settle(heart, np.stack([bifurcation, left_of_trunk, *groove, apex]), depth)
     lad = cut(push_out(heart, lad, depth, keep=4), float(np.clip(rng.normal(111, 10), 88, 135)))
     arteries = [
         Artery("LM", VESSEL_INDEX["LM"], lm, tapered(lm, 4.5, 4.3)),
