@@ -122,8 +122,8 @@ def test_a_patch_is_like_the_same_window_of_a_whole_scan(monkeypatch):
     """The same protocols on grids that go on for 40 mm beyond the window, then the same resampling: mean, variance and
     autocorrelation of tissue and of noise agree. (The noise itself is another one.)"""
     settings = PatchSettings(
-        spacing_mm=4.0, patch=32, border=2, step_mm=4.0, images_per_patient=6, native_mvox=0.4, far_share=0.0, device_share=0.0,
-        enhanced_share=0.0, offset_mm=5.0,
+        spacing_mm=4.0, patch=32, border=2, step_mm=4.0, images_per_patient=10, native_mvox=0.4, far_share=0.0,
+        device_share=0.0, enhanced_share=0.0, offset_mm=5.0,
     )  # fmt: skip
     seen = []
 
@@ -135,7 +135,7 @@ def test_a_patch_is_like_the_same_window_of_a_whole_scan(monkeypatch):
     monkeypatch.setattr(patches_module, "apply_field", lambda hu, *_: hu)
     painted, noisy = [], []
     large = None
-    for index in range(6):
+    for index in range(10):
         patch = make_patch(settings, index)
         patient, anatomy, deposits, cut, seed = seen[-1]
         more = np.ceil(40 / np.array(cut.spacing_mm)).astype(int)
@@ -165,8 +165,11 @@ def test_a_patch_is_like_the_same_window_of_a_whole_scan(monkeypatch):
         assert np.abs(mean[:, 0] - mean[:, 1]).max() < 1.0, level
         assert np.abs(np.log(sd[:, 0] / sd[:, 1])).max() < 0.15, level
         assert abs(np.log(sd[:, 0] / sd[:, 1]).mean()) < 0.05, level
-        assert np.abs(auto[:, 0] - auto[:, 1]).max() < 0.12, level
-        assert np.abs((auto[:, 0] - auto[:, 1]).mean(0)).max() < 0.12, level  # four SE: the mean of six has one of 0.03
+        differs = (auto[:, 0] - auto[:, 1]).reshape(-1, 3, 2)  # [patch, axis, lag]
+        assert np.abs(differs).max() < 0.15, level
+        assert np.abs(differs.mean(0)).max() < 0.12, level  # rays see the cut alone: the noise may have another direction
+        assert np.abs(differs.mean(0)[0]).max() < 0.01, level  # along z
+        assert np.abs(differs.mean(0)[1:].mean(0)).max() < 0.03, level  # in-plane, both directions together: the same noise
 
 
 def _first(settings, index):

@@ -8,7 +8,7 @@ import torch
 
 from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.labels import STRUCTURES, VESSEL_INDEX, VESSEL_NAMES
-from cacsnet.phantom.anatomy import HEART_MODELS, Patient, View, doubled
+from cacsnet.phantom.anatomy import HEART_MODELS, PULMONARY_VEINS, Patient, View, doubled
 from cacsnet.phantom.heart import LEAST_FAT_MM, random_rotation
 from cacsnet.phantom.render import grid_points, heart_box, render
 
@@ -131,6 +131,50 @@ def test_chambers_lie_as_in_a_human(painted):
     assert centre["right_atrium"][2] < centre["left_ventricle"][2] - 30
     assert centre["aorta"][0] > centre["left_ventricle"][0] + 30
     assert centre["pulmonary_artery"][0] > centre["right_ventricle"][0]
+
+
+@cache
+def above_the_valves(model):
+    """Of eight patients: left atrium to right pulmonary artery (mm); each pulmonary vein's depth in the atrium and its way out
+    (mm); the right atrium's distance to the ascending aorta and its top above the aortic valve (mm)."""
+    roof, veins, beside = [], [], []
+    for seed in range(930, 938):
+        patient, _ = drawn(seed, model)
+        view = view_of(patient, grid_points((-50, -90, -130), (2.5,) * 3, (64, 72, 104)).reshape(3, -1))
+        mm = {part.name: part.sdf(view) for part in patient.parts() if part.name in ABOVE or part.name.startswith("vein_")}
+        left, right, aorta = mm["left_atrium"], mm["right_atrium"], mm["aorta"]
+        roof.append(float((left.clamp_min(0) + mm["pulmonary_right"].clamp_min(0)).min()))
+        drained = [mm[f"vein_{name}"] for name, *_ in PULMONARY_VEINS]
+        veins.append([(-float(one[left < 0].min()), float(left[one < 0].max())) for one in drained])
+        top = view.thorax[0][right < 0].max() - view.thorax[0][aorta < 0].min()
+        beside.append((float((right.clamp_min(0) + aorta.clamp_min(0))[view.thorax[0] > 20].min()), float(top)))
+    return np.array(roof), np.array(veins), np.array(beside)
+
+
+ABOVE = ("left_atrium", "right_atrium", "aorta", "pulmonary_right")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_left_atrium_reaches_up_to_the_right_pulmonary_artery(model):
+    roof, _, _ = above_the_valves(model)
+    assert roof.mean() < 7 and roof.max() < 15
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_four_pulmonary_veins_enter_the_left_atrium(model):
+    _, veins, _ = above_the_valves(model)
+    assert veins.shape == (8, 4, 2)
+    depth, way = veins[..., 0], veins[..., 1]
+    assert (depth.mean(0) > 6).all() and (depth > 0).all()
+    assert (way > 28).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_right_appendage_lies_beside_the_ascending_aorta(model):
+    _, _, beside = above_the_valves(model)
+    apart, top = beside.T
+    assert apart.mean() < {"ellipsoid": 2, "polar": 7}[model]
+    assert top.mean() > 40 and top.min() > 20
 
 
 def test_labels_come_from_the_tables_and_blood_is_where_the_label_says(painted):
