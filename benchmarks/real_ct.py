@@ -76,7 +76,7 @@ def closed(mask: np.ndarray) -> np.ndarray:
 
 
 def missed_ml(missed: np.ndarray, structures: np.ndarray, hu: np.ndarray, voxel_ml: float) -> dict[str, float]:
-    """What a missed part of the heart (bool [z, y, x]) is: fat by its HU, else what was found there as a great vessel, other."""
+    """What a missed part of the heart (bool [z, y, x]) is: fat by its HU, else what was found as a great vessel, else other."""
     fat, vessel = hu < FAT_HU, structures > 5
     parts = {"fat": missed & fat, "great vessels": missed & vessel & ~fat, "other": missed & ~vessel & ~fat}
     return {what: round(float(where.sum()) * voxel_ml) for what, where in parts.items()}

@@ -157,7 +157,8 @@ ABOVE = ("left_atrium", "right_atrium", "aorta", "pulmonary_right")
 @pytest.mark.parametrize("model", MODELS)
 def test_the_left_atrium_reaches_up_to_the_right_pulmonary_artery(model):
     roof, _, _ = above_the_valves(model)
-    assert roof.mean() < 7 and roof.max() < 15
+    assert roof.mean() < 7
+    assert roof.max() < 15
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -165,7 +166,8 @@ def test_four_pulmonary_veins_enter_the_left_atrium(model):
     _, veins, _ = above_the_valves(model)
     assert veins.shape == (8, 4, 2)
     depth, way = veins[..., 0], veins[..., 1]
-    assert (depth.mean(0) > 6).all() and (depth > 0).all()
+    assert (depth.mean(0) > 6).all()
+    assert (depth > 0).all()
     assert (way > 28).all()
 
 
@@ -174,7 +176,8 @@ def test_the_right_appendage_lies_beside_the_ascending_aorta(model):
     _, _, beside = above_the_valves(model)
     apart, top = beside.T
     assert apart.mean() < {"ellipsoid": 2, "polar": 7}[model]
-    assert top.mean() > 40 and top.min() > 20
+    assert top.mean() > 40
+    assert top.min() > 20
 
 
 def test_labels_come_from_the_tables_and_blood_is_where_the_label_says(painted):
