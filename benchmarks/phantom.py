@@ -14,15 +14,12 @@ population of Sartoretti et al. 2022 from their painted labels, HU and scans, be
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +44,7 @@ from phantom_measure import (
     spine_place,
 )
 from rich.console import Console
-from rich.progress import track
+from rows import collected
 
 from cacsnet.errors import ConfigError
 from cacsnet.keys import read_keys
@@ -143,43 +140,10 @@ def source_hash() -> str:
     return digest.hexdigest()[:10]
 
 
-def stored(path: Path) -> dict[int, dict[str, Any]]:
-    """Rows of a cache by seed; a last line cut off by an interruption is left out."""
-    out = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        out[row["seed"]] = row
-    return out
-
-
 def measured(phantoms: int, heart_model: str, workers: int, path: Path, console: Console) -> list[dict[str, Any]]:
-    """Rows of all phantoms, by seed; what the cache lacks is measured and added to it line by line."""
-    known = stored(path)
-    todo = [n for n in range(phantoms) if FIRST_SEED + n not in known]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_bytes() if path.exists() else b""
-    with path.open("a", encoding="utf-8") as file:
-        if text and not text.endswith(b"\n"):
-            file.write("\n")
-        for row in track(_rows(todo, phantoms, heart_model, workers), f"{heart_model} phantoms", len(todo), console=console):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            known[row["seed"]] = row
-    return [known[FIRST_SEED + n] for n in range(phantoms)]
-
-
-def _rows(todo: Sequence[int], phantoms: int, heart_model: str, workers: int) -> Iterator[dict[str, Any]]:
-    if workers <= 1:
-        for number in todo:
-            yield measure_phantom(number, phantoms, heart_model)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        waiting = [pool.submit(measure_phantom, number, phantoms, heart_model) for number in todo]
-        for done in as_completed(waiting):
-            yield done.result()
+    """Rows of all phantoms, by seed."""
+    jobs = {FIRST_SEED + number: (number, phantoms, heart_model) for number in range(phantoms)}
+    return collected(path, "seed", jobs, measure_phantom, workers, f"{heart_model} phantoms", console)
 
 
 def measure(keys: Mapping[str, str], console: Console) -> str:

@@ -1,0 +1,223 @@
+"""What a model reaches on whole digital cohorts, beside what it has to reach.
+
+``python benchmarks/cohort.py cohort=sartoretti2022 patients=250 heart_model=ellipsoid,polar docs=docs``
+``python benchmarks/cohort.py cohort=stress docs=docs``
+
+Scans are made, scored and forgotten; what is kept is one JSON line a patient below ``runs/cohort/``, in a file of its own for
+each set of weights, phantom format, cohort and heart model: an interrupted run goes on where it stopped. Nobody trains on these
+seeds. Intervals are percentiles of 2000 resamples of patients with all their scans. A refused scan counts as scored 0 in the
+agreement, and isn't among the scans without calcium of which the false calcium is told.
+
+``docs=`` (empty: none): the table replaces what stands between the marks of the cohort in ``<docs>/cohorts.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pages import write_between
+from rich.console import Console
+from rows import collected
+
+from cacsnet.agreement.statistics import Bootstrap, bootstrap, category_indices, icc_values, kappa_value
+from cacsnet.errors import CacsError, ConfigError
+from cacsnet.inference.pipeline import score_scan
+from cacsnet.inference.settings import InferenceSettings
+from cacsnet.keys import read_keys
+from cacsnet.labels import VESSEL_NAMES
+from cacsnet.network.checkpoint import Model, load_model
+from cacsnet.phantom.anatomy import HEART_MODELS
+from cacsnet.phantom.cohort import FORMAT, CohortCase, make_cases
+from cacsnet.phantom.deposits import OWNER_NAMES
+from cacsnet.phantom.plan import Planned, plan_cohort
+from cacsnet.scoring import load_profile
+from cacsnet.training.evaluate import trained_heart_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORES = ("total", *VESSEL_NAMES)
+RESAMPLES = 2000
+
+TARGETS: Mapping[str, tuple[str, float]] = {
+    "ICC(A,1) total": ("≥", 0.99), "ICC(A,1) LM": ("≥", 0.90), "ICC(A,1) LAD": ("≥", 0.97), "ICC(A,1) LCX": ("≥", 0.97),
+    "ICC(A,1) RCA": ("≥", 0.97), "quadratic kappa": ("≥", 0.98), "reclassified": ("≤", 0.03),
+    "false Agatston, median": ("≤", 0.0), "false Agatston, 95th percentile": ("≤", 5.0),
+    "aortic_valve taken for coronary": ("≤", 0.05), "mitral_annulus taken for coronary": ("≤", 0.05),
+    "stent taken for coronary": ("≤", 0.10),
+}  # fmt: skip
+"""What the project wants to reach; figures without a target are told too."""
+
+SHARES = ("reclassified", "taken for coronary", "refused", "kept")
+"""Figures whose names hold these are shares, shown as %."""
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> Model:
+    return load_model(Path(path))
+
+
+def score_patient(planned: Planned, checkpoint: str) -> dict[str, Any]:
+    """All scans of one patient: ``{"patient_id", "scans": [...]}``."""
+    model = _loaded(checkpoint)
+    return {"patient_id": planned.patient_id, "scans": [scan_row(c, model) for c in make_cases(planned.recipe, planned.visits)]}
+
+
+def scan_row(case: CohortCase, model: Model) -> dict[str, Any]:
+    """Reference and model scores of a scan, and the calcium (HU mm³ of what reaches the threshold) of each owner: all, and as
+    far as it was kept as coronary. No model scores: it was refused (``status`` says why)."""
+    row: dict[str, Any] = {"reference_total": case.reference.total.agatston, "status": "ok"}
+    row |= {f"reference_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
+    try:
+        result = score_scan(case.scan, model, InferenceSettings())
+    except CacsError as error:
+        return row | {"status": error.code}
+    row |= {"total": result.score.total.agatston} | {name: result.score.vessels[name].agatston for name in VESSEL_NAMES}
+    return row | owner_amounts(
+        case.truth.hu, case.truth.owner, result.vessel_map, case.truth.protocol.kvp, case.scan.spacing_mm
+    )
+
+
+def owner_amounts(
+    hu: NDArray[Any], owner: NDArray[np.uint8], kept: NDArray[np.uint8], kvp: int, spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """``amount_<owner>``, ``kept_<owner>``: HU mm³ of voxels [z, y, x] that reach the threshold; "nobody" is bone and noise."""
+    bright = np.flatnonzero(hu >= load_profile("smartscore").threshold_hu(kvp))
+    amount = hu.ravel()[bright] * float(np.prod(spacing_mm))
+    codes, is_kept = owner.ravel()[bright], kept.ravel()[bright] > 0
+    out = {}
+    for code, name in ({0: "nobody"} | OWNER_NAMES).items():
+        mine = codes == code
+        if mine.any():
+            out |= {f"amount_{name}": float(amount[mine].sum()), f"kept_{name}": float(amount[mine & is_kept].sum())}
+    return out
+
+
+def table_of(patients: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a scan, with its ``patient_id``."""
+    return pd.DataFrame([{"patient_id": p["patient_id"], **scan} for p in patients for scan in p["scans"]])
+
+
+def figures(scans: pd.DataFrame) -> dict[str, float]:
+    """Everything that is judged, from any selection of scans; nan where they can't support it."""
+    status = scans["status"].to_numpy()
+    values = {name: scans[name].fillna(0.0).to_numpy(float) if name in scans else np.zeros(len(scans)) for name in SCORES}
+    truth = {name: scans[f"reference_{name}"].to_numpy(float) for name in SCORES}
+    out = {f"ICC(A,1) {name}": icc_values(truth[name], values[name])[1] for name in SCORES}
+    ours, theirs = category_indices(truth["total"]), category_indices(values["total"])
+    out["quadratic kappa"] = kappa_value(ours, theirs)
+    out["reclassified"] = float((ours != theirs).mean())
+    false = values["total"][(truth["total"] == 0) & (status == "ok")]
+    out["false Agatston, median"] = float(np.median(false)) if len(false) else math.nan
+    out["false Agatston, 95th percentile"] = float(np.percentile(false, 95)) if len(false) else math.nan
+    for name in OWNER_NAMES.values():
+        if f"amount_{name}" in scans:
+            amount = scans[f"amount_{name}"].sum()
+            known = scans[f"kept_{name}"].sum() / amount if amount else math.nan
+            out[f"{name} kept" if name in VESSEL_NAMES else f"{name} taken for coronary"] = float(known)
+    out["refused"] = float((status != "ok").mean())
+    return out
+
+
+def judged(scans: pd.DataFrame, resamples: int = RESAMPLES) -> tuple[dict[str, float], dict[str, Bootstrap]]:
+    """The figures and their intervals."""
+    columns = scans.drop(columns="patient_id")
+    return figures(columns), bootstrap(lambda drawn: figures(columns.iloc[drawn]), scans["patient_id"].tolist(), resamples)
+
+
+def met(name: str, value: float) -> str:
+    """The target of a figure, and whether it is reached."""
+    if name not in TARGETS or not math.isfinite(value):
+        return ""
+    sign, target = TARGETS[name]
+    reached = value >= target if sign == "≥" else value <= target
+    return f"{sign} {shown(name, target)}: {'reached' if reached else 'missed'}"
+
+
+def shown(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    if any(word in name for word in SHARES):
+        return f"{100 * value:.1f} %"
+    return f"{value:.1f}" if "Agatston" in name else f"{value:.4f}"
+
+
+def markdown(found: Mapping[str, pd.DataFrame], trained_on: str, resamples: int = RESAMPLES) -> str:
+    """A table: figures by heart model with intervals and target, and the gap between the first two heart models."""
+    results = {model: judged(scans, resamples) for model, scans in found.items()}
+    heads = [f"{model}{'' if model == trained_on else ', never trained on'}" for model in found]
+    gap = len(found) == 2
+    lines = ["| | " + " | ".join(f"{head} | target" for head in heads) + (" | gap |" if gap else " |")]
+    lines.append("|---|" + "---:|---|" * len(heads) + ("---:|" if gap else ""))
+    for name in dict.fromkeys(name for values, _ in results.values() for name in values):
+        cells = []
+        for values, intervals in results.values():
+            value, interval = values.get(name, math.nan), intervals.get(name)
+            known = interval is not None and math.isfinite(interval.low)
+            span = f" ({shown(name, interval.low)} to {shown(name, interval.high)})" if known and interval else ""
+            cells += [f"{shown(name, value)}{span}", met(name, value)]
+        if gap:
+            first, second = (values.get(name, math.nan) for values, _ in results.values())
+            cells.append(shown(name, first - second))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    counts = "; ".join(
+        f"{model}: {len(scans)} scans of {scans['patient_id'].nunique()} patients, "
+        f"{int((scans['reference_total'] == 0).sum())} without calcium, {refusals(scans)}"
+        for model, scans in found.items()
+    )
+    return f"{counts}.\n\n" + "\n".join(lines)
+
+
+def refusals(scans: pd.DataFrame) -> str:
+    counts = scans.loc[scans["status"] != "ok", "status"].value_counts()
+    return "refused: " + (", ".join(f"{count} {code}" for code, count in counts.items()) if len(counts) else "none")
+
+
+KEYS = {
+    "cohort": "sartoretti2022", "patients": "", "heart_model": "ellipsoid", "checkpoint": "checkpoints/cacsnet.safetensors",
+    "workers": "2", "matrix": "512", "cache": "", "docs": "",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str], score: Callable[..., dict[str, Any]] = score_patient) -> int:
+    """Exit code 0, or 2 for a bad command."""
+    console = Console(width=160)
+    torch.set_num_threads(1)
+    try:
+        keys = read_keys(arguments, KEYS)
+        models = keys["heart_model"].split(",")
+        for model in models:
+            if model not in HEART_MODELS:
+                raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=model)
+        patients = int(keys["patients"]) if keys["patients"] else None
+        plans = {model: plan_cohort(keys["cohort"], patients, model, int(keys["matrix"])) for model in models}
+        card = load_model(Path(keys["checkpoint"]))
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = {}
+    for model, plan in plans.items():
+        name = f"{keys['cohort']}_{len(plan)}_{model}_{keys['matrix']}_{FORMAT}_{card.sha256[:10]}.jsonl"
+        jobs = {planned.patient_id: (planned, keys["checkpoint"]) for planned in plan}
+        path = Path(keys["cache"] or ROOT / "runs" / "cohort") / name
+        title = f"{keys['cohort']}, {model}"
+        found[model] = table_of(collected(path, "patient_id", jobs, score, int(keys["workers"]), title, console))
+    given = " ".join(f"{key}={keys[key]}" for key in ("cohort", "patients", "heart_model") if keys[key])
+    text = f"`python benchmarks/cohort.py {given}`, weights {card.sha256[:8]}. " + markdown(
+        found, trained_heart_model(card.card)
+    )
+    console.print(text, markup=False)
+    if keys["docs"]:
+        write_between(Path(keys["docs"]) / "cohorts.md", keys["cohort"], text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
