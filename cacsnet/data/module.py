@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cacsnet.data.jitter import jitter_from
 from cacsnet.data.patches import PhantomPatches, cache_name, settings_from
 
 
@@ -17,6 +18,7 @@ class PhantomData:
         length: patches per epoch.
         batch_size, workers: of the loader.
         cache_dir: where patches are kept after they were made once; null makes them anew each epoch.
+        jitter: fields of :class:`cacsnet.data.jitter.Jitter`.
         seed: of the order and of the jitter.
     """
 
@@ -27,9 +29,10 @@ class PhantomData:
         batch_size: int = 2,
         workers: int = 0,
         cache_dir: str | None = None,
+        jitter: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings_from(patches)
         self.length, self.batch_size, self.workers, self.seed = length, batch_size, workers, seed
         folder = None if cache_dir is None else Path(cache_dir) / cache_name(self.settings)
-        self.patches = PhantomPatches(self.settings, length, folder, seed=seed)
+        self.patches = PhantomPatches(self.settings, length, folder, jitter_from(jitter), seed)

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset, get_worker_info
 
+from cacsnet.data.jitter import Jitter, uncut
 from cacsnet.data.memory import keep_memory
 from cacsnet.data.scans import ScanRanges, apply_field, draw_native
 from cacsnet.errors import ConfigError
-from cacsnet.grid import AIR_HU, resample
+from cacsnet.grid import resample
 from cacsnet.labels import IGNORE, VESSELS
-from cacsnet.phantom.anatomy import Patient, random_rotation
+from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.calcium import draw_plaques
 from cacsnet.phantom.cohort import bmi_kg_m2
 from cacsnet.phantom.deposits import DEVICES, Deposit
@@ -54,6 +54,8 @@ FAR_MM, NEAR_MM = 40.0, 12.0
 
 SHIFT_MM, MARGIN_MM = 5.0, 6.0
 """The images of one patient are shifted by up to SHIFT_MM; the painted box reaches MARGIN_MM beyond them."""
+
+DEFAULT_JITTER = Jitter()
 
 DISTRACTOR_SETS = 4
 """Draws of each kind of distractor per patient; an image takes one of each at random."""
@@ -298,16 +300,14 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
 
     With ``cache_dir`` each patch is made once, stored (int16 and uint8), and read again in later epochs; a missing one is made
     together with the others of its patient, since painting is what takes long.
-    On reading it is turned, scaled (``turn_deg`` about z, y, x and ``zoom``, both SDs) and shifted by up to the border, and its
-    HU are jittered, unless ``jitter`` is off.
+    On reading it is deformed and its HU are changed (``jitter``; None: it is shown as it is).
     """
 
     def __init__(
-        self, settings: PatchSettings, length: int, cache_dir: str | Path | None = None, jitter: bool = True, seed: int = 0,
-        turn_deg: tuple[float, float, float] = (8.0, 6.0, 6.0), zoom: float = 0.07,
+        self, settings: PatchSettings, length: int, cache_dir: str | Path | None = None, jitter: Jitter | None = DEFAULT_JITTER,
+        seed: int = 0,
     ) -> None:  # fmt: skip
         self.settings, self.length, self.jitter, self.seed = settings, length, jitter, seed
-        self.turn_deg, self.zoom = turn_deg, zoom
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.epoch = 0
         if self.cache_dir is not None:
@@ -345,40 +345,11 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
         return len(missing)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        full = self.full(index)
-        border, size = self.settings.border, self.settings.patch
-        if not self.jitter:
-            return _turned(full, np.eye(3), np.zeros(3), border, size)
+        full, size = self.full(index), self.settings.patch
+        if self.jitter is None:
+            return uncut(full, size)
         rng = np.random.default_rng([self.seed, self.epoch, index])
-        turn = random_rotation(rng, self.turn_deg) * np.exp(rng.normal(0, self.zoom))
-        out = _turned(full, turn, rng.uniform(-border, border, 3), border, size)
-        white = torch.randn(out["hu"].shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31))))
-        out["hu"] = out["hu"] * rng.normal(1.0, 0.02) + rng.normal(0, 6.0) + white * rng.uniform(0, 8)
-        return out
-
-
-def _turned(full: dict[str, Tensor], turn: np.ndarray, shift: np.ndarray, border: int, size: int) -> dict[str, Tensor]:
-    """Cut the inner patch out of a patch with border, turned and scaled about its centre by ``turn`` and shifted (voxels)."""
-    whole = size + 2 * border
-    middle = (whole - 1) / 2
-    axis = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
-    place = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1) @ torch.from_numpy(turn.T).float()
-    place = place + torch.from_numpy(shift).float()  # voxels from the middle of the whole patch
-    grid = (place / (whole / 2)).flip(-1)[None]
-    outside = (place.abs() > middle + 0.5).any(-1)
-
-    def sample(volume: Tensor, mode: str) -> Tensor:
-        return F.grid_sample(volume.float()[None, None], grid, mode=mode, padding_mode="border", align_corners=False)[0, 0]
-
-    hu = torch.where(outside, torch.tensor(AIR_HU), sample(full["hu"], "bilinear"))
-    labels = {}
-    for name in ("structures", "course"):
-        labels[name] = torch.where(outside, torch.tensor(float(IGNORE)), sample(full[name], "nearest")).to(torch.uint8)
-    back = torch.from_numpy(np.linalg.inv(turn).T).float()
-    points = (full["points"] - middle - torch.from_numpy(shift).float()) @ back + (size - 1) / 2
-    inside = ((points >= 0) & (points <= size - 1)).all(1)
-    group = torch.where(inside, full["point_group"], torch.tensor(IGNORE, dtype=torch.uint8))
-    return {"hu": hu, **labels, "points": points, "point_label": full["point_label"], "point_group": group}
+        return self.jitter.apply(full, rng, size, self.settings.border, self.settings.spacing_mm)
 
 
 def settings_from(config: Mapping[str, Any]) -> PatchSettings:

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
 from cacsnet.data.inject import Injection, inject
+from cacsnet.data.jitter import Jitter
 from cacsnet.data.manifest import OTHER_CALCIUM, DatasetSettings, dataset_from, read_manifest
 from cacsnet.data.memory import keep_memory
-from cacsnet.data.patches import DISTRACTOR, OTHER, PLAQUE, PatchSettings, PhantomPatches
+from cacsnet.data.patches import DEFAULT_JITTER, DISTRACTOR, OTHER, PLAQUE, PatchSettings, PhantomPatches
 from cacsnet.data.sampling import DEFAULT_SHARES, Mixture, Patches, check_shares, draw_centre
 from cacsnet.data.stored import BORDER, REACH, StoredScan, StoreSettings, label_candidates, noise_hu, open_stored, store
 from cacsnet.errors import ConfigError
@@ -93,17 +94,17 @@ class RealPatches(PhantomPatches):
         real: sampling and augmentation.
         folders: of the stored scans.
         length: patches per epoch.
-        jitter, seed, others: see :class:`PhantomPatches`.
+        jitter, seed: see :class:`PhantomPatches`.
 
     Attributes:
         unused: folders of scans that teach nothing (nothing is known, or no calcium and no heart was found).
     """
 
     def __init__(
-        self, settings: PatchSettings, real: SampleSettings, folders: Sequence[Path], length: int, jitter: bool = True,
-        seed: int = 0, **others: Any,
+        self, settings: PatchSettings, real: SampleSettings, folders: Sequence[Path], length: int,
+        jitter: Jitter | None = DEFAULT_JITTER, seed: int = 0,
     ) -> None:  # fmt: skip
-        super().__init__(settings, length, None, jitter=jitter, seed=seed, **others)
+        super().__init__(settings, length, None, jitter, seed)
         self.real = real
         places = {folder: open_stored(folder).places for folder in folders}
         self.folders = [f for f, p in places.items() if any(len(v) for v in p.values())]
@@ -118,7 +119,7 @@ class RealPatches(PhantomPatches):
         """The patch with its border, in this epoch."""
         if get_worker_info() is not None:
             keep_memory()
-        rng = np.random.default_rng([self.seed, 7, self.epoch if self.jitter else 0, index])
+        rng = np.random.default_rng([self.seed, 7, self.epoch if self.jitter is not None else 0, index])
         _, scan, place = draw_centre(self.places, self.real.shares, rng)
         centre = place + rng.uniform(-1, 1, 3) * self.real.offset_mm
         return cut_patch(open_stored(self.folders[scan]), centre, self.settings, self.real, rng)
@@ -335,17 +336,20 @@ def split_config(config: Mapping[str, Any]) -> tuple[DatasetSettings, StoreSetti
     return dataset_from(parts[DatasetSettings]), *out, rest
 
 
-def patches_from(config: Mapping[str, Any], settings: PatchSettings, seed: int = 0, phantom: Patches | None = None) -> Patches:
+def patches_from(
+    config: Mapping[str, Any], settings: PatchSettings, seed: int = 0, phantom: PhantomPatches | None = None
+) -> Patches:
     """Training patches of a ``conf/data`` mapping for one stage; scans are stored first where they aren't yet.
 
     Args:
         settings: the stage's patches.
-        phantom: mixed in by ``phantom_share``.
+        phantom: mixed in by ``phantom_share``; the scans are jittered as it is.
     """
     dataset, storing, real, rest = split_config(config)
     model = load_model(Path(storing.heart_checkpoint)) if storing.heart_checkpoint else None
     folders = [store(case, dataset, storing, model) for case in read_manifest(dataset)]
-    patches = RealPatches(settings, real, folders, int(rest["length"]), seed=seed)
+    jitter = DEFAULT_JITTER if phantom is None else phantom.jitter
+    patches = RealPatches(settings, real, folders, int(rest["length"]), jitter, seed)
     if phantom is None or not rest["phantom_share"]:
         return patches
     return Mixture([(phantom, rest["phantom_share"]), (patches, 1 - rest["phantom_share"])], int(rest["length"]), seed)

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, default_collate
 
 from cacsnet.data import patches as patches_module
+from cacsnet.data.jitter import uncut
 from cacsnet.data.module import PhantomData
 from cacsnet.data.patches import (
     DISTRACTOR,
@@ -18,7 +19,6 @@ from cacsnet.data.patches import (
     PLAQUE,
     PatchSettings,
     PhantomPatches,
-    _turned,
     cache_name,
     make_patch,
     seed_of,
@@ -26,7 +26,6 @@ from cacsnet.data.patches import (
 )
 from cacsnet.errors import ConfigError
 from cacsnet.network.losses import sample_at_points
-from cacsnet.phantom.anatomy import random_rotation
 from cacsnet.training.validation import VALIDATION_SEED
 
 SETTINGS = PatchSettings(
@@ -224,14 +223,14 @@ def test_devices_agree_within_one_hu(several):
 
 def test_any_number_of_workers_gives_the_same_patches(several):
     loader = DataLoader(
-        PhantomPatches(SETTINGS, 3, jitter=False),
+        PhantomPatches(SETTINGS, 3, jitter=None),
         batch_size=None,
         num_workers=2,
         multiprocessing_context="fork",
         sampler=[2, 0, 1],
     )
     for index, patch in zip([2, 0, 1], loader, strict=True):
-        assert same(patch, _turned(several[index], np.eye(3), np.zeros(3), 2, 32))
+        assert same(patch, uncut(several[index], 32))
 
 
 def test_most_points_is_a_limit():
@@ -288,57 +287,13 @@ def test_settings_from_yaml():
     assert "increment_mm" in str(error.value)  # names what is known
 
 
-def with_blob(centre, size=48):
-    """A patch with a bright blob, a labelled ball around it and a point in its middle."""
-    z, y, x = torch.meshgrid(*(torch.arange(float(size)),) * 3, indexing="ij")
-    distance2 = (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2
-    return {
-        "hu": (1000 * torch.exp(-distance2 / 8)).round().to(torch.int16),
-        "structures": (distance2 < 36).to(torch.uint8) * 3,
-        "course": (distance2 < 9).to(torch.uint8) * 2,
-        "points": torch.tensor([centre, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)]),
-        "point_label": torch.tensor([2, 0, 0], dtype=torch.uint8),
-        "point_group": torch.tensor([PLAQUE, OTHER, IGNORE], dtype=torch.uint8),
-    }
-
-
-def centroid(weights):
-    total = weights.double().sum()
-    return [float((weights.double().movedim(a, -1) * torch.arange(float(weights.shape[a]))).sum() / total) for a in range(3)]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_points_and_labels_follow_the_bright_voxels(seed):
-    rng = np.random.default_rng(seed)
-    full = with_blob(rng.uniform(20, 27, 3).tolist())
-    turn = random_rotation(rng, (25, 25, 25)) * np.exp(rng.normal(0, 0.12))
-    out = _turned(full, turn, rng.uniform(-3, 3, 3), 8, 32)
-    point = out["points"][0].tolist()
-    assert centroid(out["hu"].clamp_min(0)) == pytest.approx(point, abs=0.1)
-    assert centroid(out["structures"] == 3) == pytest.approx(point, abs=0.3)
-    assert centroid(out["course"] == 2) == pytest.approx(point, abs=0.5)
-    assert out["point_group"].tolist()[0] == PLAQUE
-    assert out["point_group"].tolist()[2] == IGNORE
-
-
-def test_a_point_that_leaves_the_patch_is_dropped():
-    out = _turned(with_blob((24.0, 24.0, 24.0)), np.eye(3), np.zeros(3), 8, 32)
-    assert out["point_group"].tolist() == [PLAQUE, IGNORE, IGNORE]  # the second one lay in the border
-
-
-def test_without_a_turn_the_middle_is_cut_out(several):
-    out = _turned(several[1], np.eye(3), np.zeros(3), 2, 32)
+def test_without_jitter_the_middle_is_cut_out(several):
+    out = uncut(several[1], 32)
     inner = (slice(2, 34),) * 3
     assert torch.allclose(out["hu"], several[1]["hu"][inner].float(), atol=0.5)
     assert torch.equal(out["structures"], several[1]["structures"][inner])
     real = out["point_group"] != IGNORE
     assert torch.allclose(out["points"][real], several[1]["points"][real] - 2, atol=1e-3)
-
-
-def test_beyond_the_border_nothing_is_known():
-    out = _turned(with_blob((24.0, 24.0, 24.0)), np.eye(3) * 2.0, np.zeros(3), 8, 32)
-    assert (out["structures"][0] == IGNORE).all()
-    assert (out["hu"][0] == -1000).all()
 
 
 def test_jitter_changes_with_the_epoch_and_is_reproducible(tmp_path):
@@ -348,7 +303,7 @@ def test_jitter_changes_with_the_epoch_and_is_reproducible(tmp_path):
     assert same(first, again)
     assert not torch.equal(first["hu"], data[0]["hu"])
     assert first["hu"].shape == (32, 32, 32)
-    plain = PhantomPatches(SETTINGS, 4, tmp_path, jitter=False)
+    plain = PhantomPatches(SETTINGS, 4, tmp_path, jitter=None)
     assert torch.allclose(plain[0]["hu"], data.full(0)["hu"][2:34, 2:34, 2:34].float(), atol=0.5)
 
 

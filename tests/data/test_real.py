@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_patches_on_any_number_of_workers(files, tm
 
 def test_without_jitter_every_epoch_is_the_same(files, tmp_path):
     patches = patches_from(config(files, tmp_path), SETTINGS)
-    plain = RealPatches(SETTINGS, patches.real, patches.folders, 4, jitter=False)
+    plain = RealPatches(SETTINGS, patches.real, patches.folders, 4, jitter=None)
     first = plain[1]
     plain.epoch = 5
     assert same(first, plain[1])
