@@ -42,8 +42,8 @@ from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES, VESSELS
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import Recipe, make_case
-from cacsnet.phantom.render import render
 from cacsnet.scan import Acquisition, Geometry, Scan
+from cacsnet.training.validation import true_structures
 
 TOUCHING = np.ones((3, 3, 3))
 SPACING_MM = 3.0
@@ -135,10 +135,7 @@ def phantom(seed: int, heart_model: str) -> tuple[Scan, np.ndarray, np.ndarray]:
     grid = Grid.covering(case.scan.hu.shape, spacing, SPACING_MM)
     hu = resample_scan(case.scan.hu, spacing, grid).numpy()
     scan = Scan(hu, Geometry.axial(hu.shape, (SPACING_MM,) * 3), Acquisition(modality="CT", kvp=case.scan.acquisition.kvp))
-    origin = np.array(case.origin_mm) + grid.first_mm
-    odd = [n + 1 - n % 2 for n in hu.shape]
-    painted = render(case.patient, case.arteries, origin.tolist(), SPACING_MM, odd).structures.numpy()
-    structures = painted[tuple(slice(0, n) for n in hu.shape)]
+    structures = true_structures(case, grid)
     coronary = (case.truth.owner > 0) & (case.truth.owner < len(VESSELS))
     place = (np.argwhere(coronary) * np.array(spacing) - grid.first_mm) / SPACING_MM
     calcium = np.zeros(hu.shape, bool)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -38,6 +39,15 @@ def loggers(config: Mapping[str, Any], folder: Path, step: int = 0) -> list[Logg
         else:
             raise ConfigError("unknown logger; known are csv, tensorboard, wandb", field="logger.names", value=name)
     return out
+
+
+def log_picture(loggers: Sequence[Logger], name: str, image: np.ndarray, step: int) -> None:
+    """Show a picture uint8 [rows, columns, 3] where a logger can: tensorboard and wandb."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, image, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step=step)
 
 
 def _csv(folder: Path, step: int) -> CSVLogger:

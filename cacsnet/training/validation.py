@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from cacsnet.agreement.figure_style import study_style
+from cacsnet.agreement.overlays import Maps, overlay_figure
 from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
+from cacsnet.inference.windows import Grid
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, Stage
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row, vessel_labels
 from cacsnet.phantom.population import load_population, spread_total
+from cacsnet.phantom.render import render
 from cacsnet.scoring import load_profile
-from cacsnet.training.metrics import agreement, lesion_counts, score_metrics
+from cacsnet.training.logs import log_picture
+from cacsnet.training.metrics import agreement, lesion_counts, score_metrics, structure_dice
 from cacsnet.training.module import StageModule
 
 VALIDATION_SEED = 10_000_000
@@ -42,10 +49,29 @@ def reference_calcium(case: CohortCase) -> np.ndarray:
     return np.where(case.truth.hu >= threshold, vessel_labels(case.truth), 0).astype(np.uint8)
 
 
-def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceSettings) -> pd.DataFrame:
-    """One row per case: ``case_id, status, agatston_total, agatston_LM ...`` and the counts of :func:`lesion_counts`; a case
-    that failed has no scores and no lesions kept."""
-    rows = []
+def true_structures(case: CohortCase, grid: Grid) -> np.ndarray:
+    """uint8 [z, y, x]: structures of the phantom at the voxels of a grid on its scan."""
+    origin = np.array(case.origin_mm) + grid.first_mm
+    return np.asarray(render(case.patient, case.arteries, origin.tolist(), grid.step_mm, grid.shape).structures.numpy())
+
+
+@dataclass(frozen=True)
+class ScoredCohort:
+    """What a model makes of some cases.
+
+    Attributes:
+        table: one row a case: ``case_id, status, agatston_total, agatston_LM ...``, the counts of :func:`lesion_counts` and the
+            overlaps of :func:`structure_dice`; a case that failed has no scores, no lesions kept and no overlaps.
+        maps: the scored calcium of each case, uint8 [z, y, x].
+    """
+
+    table: pd.DataFrame
+    maps: list[np.ndarray]
+
+
+def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceSettings) -> ScoredCohort:
+    """Score every case with the shared library."""
+    rows, maps = [], []
     for number, case in enumerate(cases):
         row: dict[str, Any] = {"case_id": str(number), "status": "ok"}
         kept = np.zeros(case.scan.hu.shape, np.uint8)
@@ -54,14 +80,35 @@ def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceS
             kept = result.vessel_map
             row["agatston_total"] = result.score.total.agatston
             row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
+            row |= structure_dice(true_structures(case, result.heart.grid), result.heart.structures)
         except CacsError as error:
             row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
         rows.append(row | lesion_counts(reference_calcium(case), kept))
-    return pd.DataFrame(rows)
+        maps.append(kept)
+    return ScoredCohort(pd.DataFrame(rows), maps)
+
+
+def worst_cases(reference: pd.DataFrame, scores: pd.DataFrame, count: int) -> list[int]:
+    """Numbers of the cases to look at: those that failed, then by the error of the total score; none without an error."""
+    error = (pd.to_numeric(scores["agatston_total"]) - reference["agatston_total"]).abs().fillna(np.inf).to_numpy(float)
+    order = np.argsort(-error, kind="stable")
+    return [int(k) for k in order[:count] if error[k] > 0]
+
+
+def worst_picture(case: CohortCase, row: Mapping[str, Any], kept: np.ndarray) -> np.ndarray:
+    """uint8 [rows, columns, 3]: slices of a case, the reference's calcium and the model's."""
+    total = "failed: " + str(row["status"]) if row["status"] != "ok" else f"{row['agatston_total']:.0f}"
+    head = f"scan {row['case_id']}: reference {case.reference.total.agatston:.0f}, model {total}"
+    with study_style():
+        figure = overlay_figure(Maps(case.scan.hu, kept, reference_calcium(case), case.scan.spacing_mm), head)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 class ScoreValidation(pl.Callback):
-    """Scores the validation scans with the current weights; when, is :class:`cacsnet.training.callbacks.Validate`'s."""
+    """Scores the validation scans with the current weights and shows the worst ``pictures`` of them; when, is
+    :class:`cacsnet.training.callbacks.Validate`'s."""
 
     def __init__(
         self,
@@ -69,11 +116,13 @@ class ScoreValidation(pl.Callback):
         matrix: int,
         every_steps: int,
         heart_model: str = "ellipsoid",
+        pictures: int = 2,
         settings: InferenceSettings | None = None,
     ) -> None:
         if heart_model not in HEART_MODELS:
             raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="validation.heart_model", value=heart_model)
         self.size, self.matrix, self.every_steps, self.heart_model = size, matrix, every_steps, heart_model
+        self.pictures = pictures
         self.settings = settings or InferenceSettings()
         self.cases: list[CohortCase] | None = None
         self.coarse: Stage | None = None
@@ -88,9 +137,12 @@ class ScoreValidation(pl.Callback):
         model = Model(self.coarse, stage, {}, "") if self.coarse is not None else Model(stage, None, {}, "")
         reference = pd.DataFrame([reference_row(str(n), case) for n, case in enumerate(self.cases)])
         with torch.inference_mode():
-            scores = score_cohort(self.cases, model, self.settings)
+            scored = score_cohort(self.cases, model, self.settings)
         pl_module.network.train(was_training)
-        values = score_metrics(reference, scores)
+        for place, number in enumerate(worst_cases(reference, scored.table, self.pictures), start=1):
+            image = worst_picture(self.cases[number], scored.table.iloc[number], scored.maps[number])
+            log_picture(trainer.loggers, f"scans/worst_{place}", image, trainer.global_step)
+        values = score_metrics(reference, scored.table)
         values["agreement"] = agreement(values)
         values["step"] = float(trainer.global_step)
         self.history.append(values)
