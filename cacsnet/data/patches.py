@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from cacsnet.data.jitter import Jitter, uncut
 from cacsnet.data.memory import keep_memory
+from cacsnet.data.sampling import check_shares, draw_centre, phantom_places
 from cacsnet.data.scans import ScanRanges, apply_field, draw_native
 from cacsnet.errors import ConfigError
 from cacsnet.grid import resample
@@ -81,10 +82,10 @@ class PatchSettings:
         pixel_mm, increment_mm, fwhm_mm, noise_hu: wide ranges.
         blurred_share: share of the wide scans with pixels of 2 to 3 mm, as scans that were resampled before.
         native_mvox: a scan with more million voxels in the window is drawn again, up to four times.
-        offset_mm: SD-like half range of the window's centre around the heart's centre (coarse) or around a random
-            point of the coronary tree (fine).
-        around_tree: centre windows on the coronary tree, on distractor places and elsewhere, instead of the heart.
-        far_share: share of windows far from the heart (neck, abdomen, shoulders).
+        offset_mm: half range of the window's centre around the heart's centre or that place.
+        shares: of the kinds of places (cacsnet/data/sampling.py) in whose middle the windows of a patient lie, calcium and
+            distractors as in the first draw for that patient; empty: the heart's centre.
+        far_share: share of windows far from the heart (neck, abdomen, shoulders), without ``shares``.
         enhanced_share: share of contrast-enhanced hearts, supervised on structures only.
         device_share: share of images with metal.
         points: most candidate points kept per patch.
@@ -108,7 +109,7 @@ class PatchSettings:
     blurred_share: float = 0.12
     native_mvox: float = 10.0
     offset_mm: float = 36.0
-    around_tree: bool = False
+    shares: tuple[tuple[str, float], ...] = ()
     far_share: float = 0.12
     enhanced_share: float = 0.07
     device_share: float = 0.015
@@ -170,20 +171,26 @@ def _painted(settings: PatchSettings, number: int) -> Subject:
 
 
 def _centre(settings: PatchSettings, patient: Patient, arteries: list[Artery], rng: np.random.Generator) -> np.ndarray:
-    if not settings.around_tree:
-        if rng.random() < settings.far_share:
-            return rng.uniform([-150, -60, -110], [140, 70, 110])
-        return rng.uniform(-1, 1, 3) * settings.offset_mm
-    kind = rng.random()
-    if kind < 0.65:
-        named = [a for a in arteries if a.vessel]
-        line = named[int(rng.integers(len(named)))].line
-        centre = patient.heart_to_patient(line[int(rng.integers(len(line)))][None])[0]
-    elif kind < 0.85:
-        centre = patient.heart_to_patient(patient.heart.root[int(rng.integers(0, 4))][None])[0]
-    else:
-        centre = rng.uniform(-75, 75, 3)
-    return np.asarray(centre + rng.uniform(-1, 1, 3) * settings.offset_mm)
+    """Middle of the windows of a patient [3], patient mm."""
+    if settings.shares:
+        own = np.random.default_rng([patient.seed, 18])
+        places = phantom_places(patient, arteries, _first_calcium(settings, patient, arteries, own), own)
+        known = any(len(places[kind]) for kind, share in settings.shares if share > 0)
+        place = draw_centre([places], dict(settings.shares), own)[2] if known else np.zeros(3)
+        return place + own.uniform(-1, 1, 3) * settings.offset_mm
+    if rng.random() < settings.far_share:
+        return rng.uniform([-150, -60, -110], [140, 70, 110])
+    return rng.uniform(-1, 1, 3) * settings.offset_mm
+
+
+def _first_calcium(
+    settings: PatchSettings, patient: Patient, arteries: list[Artery], rng: np.random.Generator
+) -> list[Deposit]:  # fmt: skip
+    """Calcium around which the windows of a patient may lie; each image draws its own."""
+    if patient.tissue.enhanced:
+        return []
+    plaques = draw_plaques(patient, arteries, rng, draw_targets(load_population(settings.population), rng))
+    return plaques + draw_distractors(patient, rng, EXPECTED, settings.population)
 
 
 def _calcium(settings: PatchSettings, subject: Subject, rng: np.random.Generator) -> list[Deposit]:
@@ -359,6 +366,10 @@ def settings_from(config: Mapping[str, Any]) -> PatchSettings:
         if key not in known:
             raise ConfigError(f"unknown key; known are {', '.join(known)}", field="patches", value=key)
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    if not config.get("shares"):
+        plain.pop("shares", None)
+    else:
+        plain["shares"] = tuple(check_shares(config["shares"]).items())
     return PatchSettings(**plain)
 
 

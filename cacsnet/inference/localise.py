@@ -128,7 +128,7 @@ def find_heart(
         NoHeartError: no plausible heart, or most of it lies outside the scan.
     """
     labels = probabilities.argmax(0).numpy().astype(np.uint8)
-    components = cc3d.connected_components(labels > 0, connectivity=6)
+    components = joined_components(labels, grid.step_mm, settings)
     between = between_lungs(hu.numpy(), grid.step_mm, settings.lung_reach_mm)
     voxel_ml = grid.step_mm**3 / 1000
     best: tuple[float, int] = (-1.0, 0)
@@ -162,6 +162,15 @@ def find_heart(
         ventricle_distance_mm=_distance(np.isin(structures, VENTRICLES), grid.step_mm),
         flags=flags,
     )
+
+
+def joined_components(labels: np.ndarray, step_mm: float, settings: HeartSettings) -> np.ndarray:
+    """Components [z, y, x] of a structure map, 0 = none. A wide groove of fat may part an atrium from its ventricle: parts
+    across a gap of up to ``bridge_mm`` are one heart, but for those smaller than ``min_part_ml``."""
+    parts = cc3d.dust(labels > 0, threshold=settings.min_part_ml * 1000 / step_mm**3, connectivity=6)
+    steps = round(settings.bridge_mm / 2 / step_mm)
+    grown = ndimage.binary_dilation(parts, iterations=steps) if steps else parts
+    return np.asarray(cc3d.connected_components(grown, connectivity=6) * parts)
 
 
 def plausibility(structures: np.ndarray, between: np.ndarray, step_mm: float, settings: HeartSettings) -> float:

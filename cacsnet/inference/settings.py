@@ -22,6 +22,8 @@ class HeartSettings:
         min_left_ventricle_ml: left ventricle with myocardium that a heart cut off by the scan must still show.
         cut_off_area_cm2: area of chambers on the scan's border from which the heart counts as cut off.
         lung_reach_mm: how far to the left and to the right lung is looked for.
+        bridge_mm: widest gap between parts of one heart.
+        min_part_ml: smaller parts that touch nothing are none of it.
     """
 
     plausible_ml: Mapping[str, tuple[float, float]] = field(
@@ -38,6 +40,8 @@ class HeartSettings:
     min_left_ventricle_ml: float = 15.0
     cut_off_area_cm2: float = 1.0
     lung_reach_mm: float = 150.0
+    bridge_mm: float = 6.0
+    min_part_ml: float = 3.0
 
 
 @dataclass(frozen=True)

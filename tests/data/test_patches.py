@@ -24,8 +24,12 @@ from cacsnet.data.patches import (
     seed_of,
     settings_from,
 )
+from cacsnet.data.sampling import check_shares
 from cacsnet.errors import ConfigError
 from cacsnet.network.losses import sample_at_points
+from cacsnet.phantom.anatomy import Patient
+from cacsnet.phantom.deposits import place
+from cacsnet.phantom.render import heart_box
 from cacsnet.training.validation import VALIDATION_SEED
 
 SETTINGS = PatchSettings(
@@ -248,10 +252,45 @@ def test_enhanced_patients_teach_structures_only():
     assert float(patch["hu"][(patch["structures"] >= 1) & (patch["structures"] <= 4)].float().median()) > 80
 
 
-def test_windows_around_the_tree_show_arteries():
-    settings = replace(SETTINGS, around_tree=True, spacing_mm=2.0, step_mm=2.5, patch=24)
-    seen = [bool(((p["course"] > 0) & (p["course"] <= 4)).any()) for p in (make_patch(settings, 4 * k) for k in range(4))]
-    assert sum(seen) >= 3
+AROUND = replace(SETTINGS, spacing_mm=2.0, step_mm=2.5, patch=24, offset_mm=0.0)
+
+
+def around(**shares):
+    return replace(AROUND, shares=tuple(check_shares(shares).items()))
+
+
+@pytest.mark.parametrize("kind", ["calcium", "distractor", "vessel", "heart", "outside"])
+def test_windows_lie_around_places_of_the_kinds_asked_for(kind):
+    settings = around(**{kind: 1.0})
+    for seed in (1, 2, 3):
+        patient = Patient(seed)
+        arteries = patient.heart.grow_tree(np.random.default_rng([seed, 2]))
+        centre = patches_module._centre(settings, patient, arteries, None)
+        lines = np.concatenate([patient.heart_to_patient(a.line) for a in arteries if a.vessel])
+        to_artery = np.linalg.norm(lines - centre, axis=1).min()
+        low, high = heart_box(patient)
+        in_box = ((centre >= low) & (centre <= high)).all()
+        assert {"calcium": to_artery < 5, "vessel": to_artery < 1e-3, "heart": in_box, "outside": not in_box}.get(kind, True)
+        if kind == "distractor":
+            deposits = patches_module._first_calcium(settings, patient, arteries, np.random.default_rng([seed, 18]))
+            middles = [b.points.mean(0) for b in place(patient, deposits) if b.deposit.owner > 4]
+            assert np.linalg.norm(np.array(middles) - centre, axis=1).min() < 1e-6
+
+
+def test_windows_around_vessels_show_arteries():
+    settings = around(vessel=1.0)
+    seen = [bool(((p["course"] > 0) & (p["course"] <= 4)).any()) for p in (make_patch(settings, 4 * k) for k in range(3))]
+    assert all(seen)
+
+
+def test_an_enhanced_patient_has_no_places_with_calcium():
+    """The share of calcium goes to the other kinds; without any the window lies around the heart's centre."""
+    patient = Patient(1, enhanced=True)
+    arteries = patient.heart.grow_tree(np.random.default_rng([1, 2]))
+    centre = patches_module._centre(around(calcium=0.9, vessel=0.1), patient, arteries, None)
+    lines = np.concatenate([patient.heart_to_patient(a.line) for a in arteries if a.vessel])
+    assert np.linalg.norm(lines - centre, axis=1).min() < 1e-3
+    assert not patches_module._centre(around(calcium=1.0), patient, arteries, None).any()
 
 
 def test_splits_never_share_seeds():
@@ -282,6 +321,10 @@ def test_patches_of_other_settings_never_mix():
 
 def test_settings_from_yaml():
     assert settings_from({"pixel_mm": [0.5, 1.0], "patch": 48}) == PatchSettings(pixel_mm=(0.5, 1.0), patch=48)
+    assert dict(settings_from({"shares": {"calcium": 3, "vessel": 1}}).shares)["calcium"] == 0.75
+    assert settings_from({"shares": {}}) == settings_from({"shares": None}) == PatchSettings()
+    with pytest.raises(ConfigError, match="calcum"):
+        settings_from({"shares": {"calcum": 1}})
     with pytest.raises(ConfigError, match="pixels_mm") as error:
         settings_from({"pixels_mm": [0.5, 1.0]})
     assert "increment_mm" in str(error.value)  # names what is known

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import cc3d
 import numpy as np
 import pytest
 import torch
 from conftest import SHAPE, SPACING, paint_spheres
+from scipy import ndimage
 
 from cacsnet.errors import NoHeartError
 from cacsnet.inference.localise import between_lungs, find_heart
@@ -67,6 +69,38 @@ def test_a_larger_organ_loses(labels, coarse_hu, thorax_hu):
     assert (both[:, 54:] > 0).sum() > 0.5 * (labels > 0).sum()
     heart = find(both, coarse_hu, thorax_hu)
     np.testing.assert_array_equal(heart.structures, labels)
+
+
+def parted(labels, voxels):
+    """The right atrium parted from the rest of the heart by a gap of some voxels."""
+    atrium = labels == STRUCTURE_INDEX["right_atrium"]
+    near = ndimage.binary_dilation((labels > 0) & ~atrium, iterations=voxels)
+    return np.where(atrium & near, 0, labels)
+
+
+@pytest.mark.parametrize("voxels", [1, 2])
+def test_a_groove_of_fat_parts_no_atrium_from_the_heart(labels, coarse_hu, thorax_hu, voxels):
+    apart = parted(labels, voxels)
+    assert cc3d.connected_components(apart > 0, connectivity=6).max() == 2
+    np.testing.assert_array_equal(find(apart, coarse_hu, thorax_hu).structures, apart)
+
+
+def test_what_is_further_away_is_another_organ(labels, coarse_hu, thorax_hu):
+    heart = find(parted(labels, 3), coarse_hu, thorax_hu)
+    assert heart.volumes_ml["right_atrium"] == 0
+    without = find(parted(labels, 1), coarse_hu, thorax_hu, HeartSettings(bridge_mm=0.0))
+    assert without.volumes_ml["right_atrium"] == 0
+
+
+def test_small_parts_are_none_of_the_heart(labels, coarse_hu, thorax_hu):
+    places = np.argwhere(labels > 0)
+    z, y, x = places[places[:, 2].argmax()]
+    speck = labels.copy()
+    speck[z - 1 : z + 2, y - 2 : y + 2, x + 2 : x + 6] = STRUCTURE_INDEX["left_atrium"]  # 48 voxels, 1.3 mL, 3 mm aside
+    assert cc3d.connected_components(speck > 0, connectivity=6).max() == 2
+    np.testing.assert_array_equal(find(speck, coarse_hu, thorax_hu).structures, labels)
+    kept = find(speck, coarse_hu, thorax_hu, HeartSettings(min_part_ml=1.0))
+    np.testing.assert_array_equal(kept.structures, speck)
 
 
 def test_one_chamber_alone_is_no_heart(labels, coarse_hu, thorax_hu):
