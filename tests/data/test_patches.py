@@ -262,19 +262,26 @@ def around(**shares):
 @pytest.mark.parametrize("kind", ["calcium", "distractor", "vessel", "heart", "outside"])
 def test_windows_lie_around_places_of_the_kinds_asked_for(kind):
     settings = around(**{kind: 1.0})
-    for seed in (1, 2, 3):
+    tried = 0
+    for seed in range(4):
         patient = Patient(seed)
         arteries = patient.heart.grow_tree(np.random.default_rng([seed, 2]))
         centre = patches_module._centre(settings, patient, arteries, None)
-        lines = np.concatenate([patient.heart_to_patient(a.line) for a in arteries if a.vessel])
-        to_artery = np.linalg.norm(lines - centre, axis=1).min()
+        if kind in ("calcium", "distractor"):
+            deposits = patches_module._first_calcium(settings, patient, arteries, np.random.default_rng([seed, 18]))
+            bodies = [b for b in place(patient, deposits) if (b.deposit.owner > 4) == (kind == "distractor")]
+            if not bodies:  # a patient without
+                assert not centre.any()
+                continue
+            places = np.array([b.points.mean(0) for b in bodies])
+        else:
+            places = np.concatenate([patient.heart_to_patient(a.line) for a in arteries if a.vessel])
         low, high = heart_box(patient)
         in_box = ((centre >= low) & (centre <= high)).all()
-        assert {"calcium": to_artery < 5, "vessel": to_artery < 1e-3, "heart": in_box, "outside": not in_box}.get(kind, True)
-        if kind == "distractor":
-            deposits = patches_module._first_calcium(settings, patient, arteries, np.random.default_rng([seed, 18]))
-            middles = [b.points.mean(0) for b in place(patient, deposits) if b.deposit.owner > 4]
-            assert np.linalg.norm(np.array(middles) - centre, axis=1).min() < 1e-6
+        at_place = np.linalg.norm(places - centre, axis=1).min() < 1e-6
+        assert {"heart": in_box, "outside": not in_box}.get(kind, at_place)
+        tried += 1
+    assert tried >= 2
 
 
 def test_windows_around_vessels_show_arteries():
