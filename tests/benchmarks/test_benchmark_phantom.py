@@ -326,6 +326,11 @@ def test_agatston_beside_the_paper():
     assert "| measured | 1 (25 %) | 0 (0 %) | 2 (50 %) | 1 (25 %) |" in table
 
 
+def test_great_vessels_that_leave_the_box_are_cut_at_the_same_place():
+    errors = phantom_truth.volume_errors("ellipsoid", 1).set_index("label")["error"]
+    assert errors[["aorta", "pulmonary_artery"]].abs().max() < 0.005
+
+
 # -- runs ---------------------------------------------------------------------------------------------------------------
 
 
