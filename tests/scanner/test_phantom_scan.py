@@ -56,7 +56,7 @@ def test_the_border_to_the_lungs_moves_less_than_the_arteries():
     assert float((artery * torch.arange(10.0, 35.0)).sum() / artery.sum()) == pytest.approx(19.5 + 5, abs=0.3)
     border = ((moved[34:] + 850).clamp(0, 890) / 890).sum() + 34  # voxels of tissue
     # of its contrast of 890 HU, the 160 between blood and fat go all the way
-    assert float(border) == pytest.approx(40 + (5 * 160 + 1.5 * 730) / 890, abs=0.2)
+    assert float(border) == pytest.approx(40 + (5 * 160 + 1.5 * 730) / 890, abs=0.35)
 
 
 def test_bone_beside_the_heart_stands_still():
