@@ -371,6 +371,8 @@ def test_places_of_a_phantom(files):
 class Numbered:
     """Patches that say where they come from."""
 
+    jitter = None
+
     def __init__(self, name, length):
         self.name, self.length, self.epoch = name, length, 0
 
