@@ -539,6 +539,7 @@ def test_phantoms_are_mixed_in_by_share(files, tmp_path):
     mixed = patches_from(config(files, tmp_path, phantom_share=0.5, length=40), SETTINGS, phantom=phantom)
     assert len(mixed) == 40
     assert 8 < sum(mixed.source(k)[0] is phantom for k in range(40)) < 32
+    assert mixed.parts[1].jitter is None  # that of the phantom
     assert isinstance(patches_from(config(files, tmp_path, phantom_share=0.0), SETTINGS, phantom=phantom), RealPatches)
 
 
