@@ -145,6 +145,6 @@ class Warp:
         return out[0, :, 0, 0].T
 
 
-def uncut(full: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+def cut_inner(full: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     """The inner patch as it is."""
     return Warp(np.eye(3), np.zeros(3)).apply(full, size)

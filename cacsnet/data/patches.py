@@ -22,7 +22,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cacsnet.data.jitter import Jitter, uncut
+from cacsnet.data.jitter import Jitter, cut_inner
 from cacsnet.data.memory import keep_memory
 from cacsnet.data.sampling import check_shares, draw_centre, phantom_places
 from cacsnet.data.scans import ScanRanges, apply_field, draw_native
@@ -354,7 +354,7 @@ class PhantomPatches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         full, size = self.full(index), self.settings.patch
         if self.jitter is None:
-            return uncut(full, size)
+            return cut_inner(full, size)
         rng = np.random.default_rng([self.seed, self.epoch, index])
         return self.jitter.apply(full, rng, size, self.settings.border, self.settings.spacing_mm)
 

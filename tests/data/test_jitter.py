@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cacsnet.data.jitter import KNOT_MM, Jitter, Warp, jitter_from, uncut
+from cacsnet.data.jitter import KNOT_MM, Jitter, Warp, cut_inner, jitter_from
 from cacsnet.data.module import PhantomData
 from cacsnet.data.patches import IGNORE, OTHER, PLAQUE
 from cacsnet.errors import ConfigError
@@ -47,7 +47,7 @@ def test_points_and_labels_follow_the_bright_voxels(seed):
 
 
 def test_a_point_that_leaves_the_patch_is_dropped():
-    out = uncut(with_blob((24.0, 24.0, 24.0)), 32)
+    out = cut_inner(with_blob((24.0, 24.0, 24.0)), 32)
     assert out["point_group"].tolist() == [PLAQUE, IGNORE, IGNORE]  # the second one lay in the border
 
 
@@ -135,7 +135,7 @@ def test_turns_are_about_the_named_axes():
 def test_none_of_it_is_none_of_it():
     full = with_blob((22.0, 25.0, 24.0))
     out = STILL.apply(full, np.random.default_rng(0), 48, 0, 3.0)
-    inner = uncut(full, 48)
+    inner = cut_inner(full, 48)
     assert all(torch.allclose(out[key].float(), inner[key].float(), atol=1e-3) for key in inner)
 
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, default_collate
 
 from cacsnet.data import patches as patches_module
-from cacsnet.data.jitter import uncut
+from cacsnet.data.jitter import cut_inner
 from cacsnet.data.module import PhantomData
 from cacsnet.data.patches import (
     DISTRACTOR,
@@ -234,7 +234,7 @@ def test_any_number_of_workers_gives_the_same_patches(several):
         sampler=[2, 0, 1],
     )
     for index, patch in zip([2, 0, 1], loader, strict=True):
-        assert same(patch, uncut(several[index], 32))
+        assert same(patch, cut_inner(several[index], 32))
 
 
 def test_most_points_is_a_limit():
@@ -338,7 +338,7 @@ def test_settings_from_yaml():
 
 
 def test_without_jitter_the_middle_is_cut_out(several):
-    out = uncut(several[1], 32)
+    out = cut_inner(several[1], 32)
     inner = (slice(2, 34),) * 3
     assert torch.allclose(out["hu"], several[1]["hu"][inner].float(), atol=0.5)
     assert torch.equal(out["structures"], several[1]["structures"][inner])
