@@ -1,6 +1,6 @@
 """How fast training is: loading beside no loading, share of the machine's peak, memory, and where a step's time goes.
 
-``python benchmarks/training.py [stages=coarse,fine] [steps=12] [cache_dir=…] [experiment=phantom_fine] [output=training.json]
+``python benchmarks/training.py [stages=coarse,fine] [steps=12] [cache_dir=…] [experiment=…] [output=training.json]
 [docs=docs]``
 
 What is timed is :func:`cacsnet.training.run.train_stage` itself, as ``train.py`` calls it, through Lightning's profiler hooks;
@@ -46,9 +46,12 @@ from cacsnet.training.module import StageModule
 from cacsnet.training.sweep import composed
 
 KEYS = {
-    "stages": "coarse,fine", "steps": "12", "cache_dir": "", "experiment": "phantom_fine", "output": "training.json",
+    "stages": "coarse,fine", "steps": "12", "cache_dir": "", "experiment": "", "output": "training.json",
     "docs": "",
 }  # fmt: skip
+EXPERIMENTS = {"coarse": "phantom", "fine": "phantom_fine"}
+"""Each stage's own, where no experiment is asked for."""
+
 MARK = "training speed"
 TARGET_RATIO = 0.95
 FEW = 24
@@ -131,7 +134,8 @@ def product_rates(device: str, dtype: torch.dtype) -> list[float]:
 
 def memory_in_child(keys: Mapping[str, str], name: str) -> dict[str, Any]:
     """Peak resident memory of a process that only trains."""
-    command = [sys.executable, "-W", "ignore", __file__, "--memory", keys["experiment"], name, keys["cache_dir"]]
+    experiment = keys["experiment"] or EXPERIMENTS[name]
+    command = [sys.executable, "-W", "ignore", __file__, "--memory", experiment, name, keys["cache_dir"]]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     what = "resident memory of the training process: Python, torch, weights, average, optimizer, activations, batch; no workers"
     return {**json.loads(done.stdout.splitlines()[-1]), "what": what}
@@ -155,7 +159,7 @@ def config_of(experiment: str, device: str) -> dict[str, Any]:
 
 def measure(name: str, device: str, keys: Mapping[str, str]) -> dict[str, Any]:
     """All figures of one stage on one device, in patches, seconds, FLOPs and bytes."""
-    config = config_of(keys["experiment"], device)
+    config = config_of(keys["experiment"] or EXPERIMENTS[name], device)
     data, made = data_on_disk(config, name, keys["cache_dir"])
     ready = in_memory(data)
     batch = default_collate([ready.patches[n % len(ready.patches)] for n in range(data.batch_size)])
@@ -302,7 +306,7 @@ def _checked(keys: Mapping[str, str]) -> list[str]:
         raise ConfigError("must be a whole number from 1 on", field="steps", value=keys["steps"])
     if keys["docs"] and not (Path(keys["docs"]) / "training.md").is_file():
         raise ConfigError("the folder has no training.md", field="docs", value=keys["docs"])
-    known = config_of(keys["experiment"], "cpu")["stages"]
+    known = config_of(keys["experiment"], "cpu")["stages"] if keys["experiment"] else EXPERIMENTS
     names = keys["stages"].split(",")
     for name in names:
         if name not in known:

@@ -123,14 +123,38 @@ def _with_scans(data: PhantomData, scans: Mapping[str, Any] | None, seed: int) -
 
 
 def start_weights(module: StageModule, name: str, path: str) -> None:
-    """Weights of a shipped checkpoint's stage as the start of a training (optimizer and schedule begin anew)."""
-    stage = getattr(load_model(Path(path)), name)
+    """Weights of a shipped checkpoint's stage as the start of a training (optimizer and schedule begin anew).
+
+    A first fine stage grows out of the coarse one: at its own spacing it starts as the same function of the CT, blind to its
+    context.
+    """
+    model = load_model(Path(path))
+    stage = getattr(model, name)
     if stage is None:
-        raise ConfigError(f"the checkpoint has no {name} stage", field="start_from", value=path)
+        stage = _grown(model.coarse, module.stage)
     if replace(stage.config, patch=module.stage.patch) != module.stage:
         message = f"the checkpoint's {name} stage is another network: {stage.config}"
         raise ConfigError(message, field=f"stages.{name}.model", value=module.stage)
     module.network.load_state_dict(stage.network.state_dict())
+
+
+def _grown(coarse: Stage, wanted: StageConfig) -> Stage:
+    """The coarse network at another spacing and with more input channels, whose first weights are zero."""
+    config = replace(coarse.config, spacing_mm=wanted.spacing_mm, in_channels=wanted.in_channels)
+    network, state = config.build(), coarse.network.state_dict()
+    stem = torch.zeros_like(network.stem.weight)
+    stem[:, : coarse.config.in_channels] = state["stem.weight"]
+    network.load_state_dict({**state, "stem.weight": stem})
+    return Stage(config, network)
+
+
+def kept_stages(config: Mapping[str, Any]) -> tuple[dict[str, Stage], dict[str, Any]]:
+    """Stages of ``start_from`` that the run doesn't train: they go into the exported model as they are. And its card."""
+    if not config["start_from"]:
+        return {}, {}
+    model = load_model(Path(str(config["start_from"])))
+    stages = {name: getattr(model, name) for name in STAGES if name not in config["stages"]}
+    return {name: stage for name, stage in stages.items() if stage is not None}, model.card
 
 
 def load_exported(module: StageModule, folder: Path, validation: Validate) -> dict[str, Any]:
@@ -189,7 +213,14 @@ def main(config: Mapping[str, Any], console: Console | None = None, report: Repo
         "training": {},
         "intended_use": "research; not a medical device",
     }
-    coarse: Stage | None = None
+    kept, card_before = kept_stages(config)
+    if "coarse" not in {**config["stages"], **kept}:
+        raise ConfigError("a model needs a coarse stage", field="stages", value=list(config["stages"]))
+    for name, stage in kept.items():
+        trained[name] = (stage.config, stage.network.state_dict())
+        of_stage = card_before.get("training", {}).get(name, {})
+        card["training"][name] = {**of_stage, "kept_from": card_before["weights_sha256"]}
+    coarse = kept.get("coarse")
     before = 0
     for name in [s for s in STAGES if s in config["stages"]]:
         counted = None if report is None else partial(_report_from, report, before)
@@ -198,8 +229,6 @@ def main(config: Mapping[str, Any], console: Console | None = None, report: Repo
         trained[name] = (module.stage, module.network.state_dict())
         card["training"][name] = {**facts, **module.describe(), "data": config["stages"][name]["data"]}
         coarse = Stage(module.stage, module.network.eval()) if name == "coarse" else coarse
-    if "coarse" not in trained:
-        raise ConfigError("a model needs a coarse stage", field="stages", value=list(config["stages"]))
     path = output / "cacsnet.safetensors"
     if first_process():
         save_model(path, trained, card)

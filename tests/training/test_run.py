@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from tiny_run import LENGTH, config, run, source
+from rich.console import Console
+from tiny_run import LENGTH, MODEL, config, run, source
 
 from cacsnet.errors import ConfigError
 from cacsnet.network.checkpoint import StageConfig, save_model
 from cacsnet.training.logs import kept_rows
 from cacsnet.training.module import StageModule
+from cacsnet.training.run import main, start_weights
 from cacsnet.training.stream import PatchStream, StepOrder
 from cacsnet.training.validation import ScoreValidation
 
@@ -223,6 +225,29 @@ def test_a_shipped_model_is_a_start(tmp_path, straight):
     assert_weights(again.state_dict(), module.state_dict())
     with pytest.raises(ConfigError, match="another network"):
         run(tmp_path / "other", config(2, start_from=str(path), model={"widths": [4, 4]}))
+
+
+def test_a_first_fine_stage_starts_as_the_coarse_function_of_the_ct(tmp_path, straight):
+    """Its context counts for nothing before the first step; another kind of network can't be grown."""
+    _, coarse, _ = straight
+    path = save_model(tmp_path / "m.safetensors", {"coarse": (coarse.stage, coarse.network.state_dict())}, {})
+    fine = StageModule({**MODEL, "spacing_mm": 1.5, "in_channels": 9})
+    start_weights(fine, "fine", str(path))
+    hu, context = torch.randn(1, 1, 8, 8, 8), torch.rand(1, 8, 8, 8, 8)
+    with torch.no_grad():
+        ours, theirs = fine.network.eval()(torch.cat([hu, context], 1)), coarse.network.eval()(hu)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+    assert float(theirs.structures.std()) > 0
+    with pytest.raises(ConfigError, match="another network"):
+        start_weights(StageModule({**MODEL, "spacing_mm": 1.5, "widths": [4, 4]}), "fine", str(path))
+
+
+def test_a_model_without_a_coarse_stage_is_refused_before_training(tmp_path):
+    values = {**config(), "name": "none", "output": str(tmp_path / "run")}
+    values["stages"] = {"fine": values["stages"]["coarse"]}
+    with pytest.raises(ConfigError, match="coarse"):
+        main(values, Console(quiet=True))
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
 # ---- validation and the best checkpoint ---------------------------------------------------------------------------------

@@ -126,6 +126,21 @@ def test_training_goes_on_where_it_stopped(smoke):
 TINY = ("~stages.fine", "stages.coarse.max_steps=2", "stages.coarse.data.length=2")
 
 
+def test_a_fine_stage_is_trained_on_a_coarse_one_that_is_kept(smoke, tmp_path):
+    """Its weights come out as they went in, with what the card said of them; the fine ones move."""
+    start = smoke / "cacsnet.safetensors"
+    few = ("stages.fine.max_steps=1", "validation.size=0")
+    done = train("~stages.coarse", f"output={tmp_path}", f"start_from={start}", *few)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "coarse").exists()
+    before, after = load_model(start), load_model(tmp_path / "cacsnet.safetensors")
+    old, new = (model.coarse.network.state_dict() for model in (before, after))
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert after.card["training"]["coarse"] == {**before.card["training"]["coarse"], "kept_from": before.sha256}
+    old, new = (model.fine.network.state_dict() for model in (before, after))
+    assert not all(torch.equal(old[name], new[name]) for name in old)
+
+
 def test_a_grid_of_runs_has_a_folder_for_each(tmp_path):
     grid = ("optimizer.lr=1e-3,2e-3", f"output={tmp_path}", f"stages.coarse.data.cache_dir={tmp_path / 'patches'}")
     done = train(*grid, *TINY, "validation.size=0", "-m")
