@@ -23,14 +23,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from pages import write_between
 from rich.console import Console
 from rows import collected
 
 from cacsnet.agreement.statistics import Bootstrap, bootstrap, category_indices, icc_values, kappa_value
-from cacsnet.errors import CacsError, ConfigError
-from cacsnet.inference.pipeline import score_scan
+from cacsnet.errors import ConfigError
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.keys import read_keys
 from cacsnet.labels import VESSEL_NAMES
@@ -39,8 +37,8 @@ from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import FORMAT, CohortCase, make_cases
 from cacsnet.phantom.deposits import OWNER_NAMES
 from cacsnet.phantom.plan import Planned, plan_cohort
-from cacsnet.scoring import load_profile
 from cacsnet.training.evaluate import trained_heart_model
+from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("total", *VESSEL_NAMES)
@@ -71,33 +69,12 @@ def score_patient(planned: Planned, checkpoint: str) -> dict[str, Any]:
 
 
 def scan_row(case: CohortCase, model: Model) -> dict[str, Any]:
-    """Reference and model scores of a scan, and the calcium (HU mm³ of what reaches the threshold) of each owner: all, and as
-    far as it was kept as coronary. No model scores: it was refused (``status`` says why)."""
-    row: dict[str, Any] = {"reference_total": case.reference.total.agatston, "status": "ok"}
+    """Reference (``reference_total`` ...) and model scores (``agatston_total`` ...) of a scan, ``status``, and whose calcium is
+    kept."""
+    row: dict[str, Any] = {"reference_total": case.reference.total.agatston}
     row |= {f"reference_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
-    try:
-        result = score_scan(case.scan, model, InferenceSettings())
-    except CacsError as error:
-        return row | {"status": error.code}
-    row |= {"total": result.score.total.agatston} | {name: result.score.vessels[name].agatston for name in VESSEL_NAMES}
-    return row | owner_amounts(
-        case.truth.hu, case.truth.owner, result.vessel_map, case.truth.protocol.kvp, case.scan.spacing_mm
-    )
-
-
-def owner_amounts(
-    hu: NDArray[Any], owner: NDArray[np.uint8], kept: NDArray[np.uint8], kvp: int, spacing_mm: Sequence[float]
-) -> dict[str, float]:
-    """``amount_<owner>``, ``kept_<owner>``: HU mm³ of voxels [z, y, x] that reach the threshold; "nobody" is bone and noise."""
-    bright = np.flatnonzero(hu >= load_profile("smartscore").threshold_hu(kvp))
-    amount = hu.ravel()[bright] * float(np.prod(spacing_mm))
-    codes, is_kept = owner.ravel()[bright], kept.ravel()[bright] > 0
-    out = {}
-    for code, name in ({0: "nobody"} | OWNER_NAMES).items():
-        mine = codes == code
-        if mine.any():
-            out |= {f"amount_{name}": float(amount[mine].sum()), f"kept_{name}": float(amount[mine & is_kept].sum())}
-    return out
+    scores, result = scored_row(case, model, InferenceSettings())
+    return row | scores | ({} if result is None else calcium_of(case, result.vessel_map))
 
 
 def table_of(patients: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -108,7 +85,7 @@ def table_of(patients: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def figures(scans: pd.DataFrame) -> dict[str, float]:
     """Everything that is judged, from any selection of scans; nan where they can't support it."""
     status = scans["status"].to_numpy()
-    values = {name: scans[name].fillna(0.0).to_numpy(float) if name in scans else np.zeros(len(scans)) for name in SCORES}
+    values = {name: pd.to_numeric(scans[f"agatston_{name}"]).fillna(0.0).to_numpy(float) for name in SCORES}
     truth = {name: scans[f"reference_{name}"].to_numpy(float) for name in SCORES}
     out = {f"ICC(A,1) {name}": icc_values(truth[name], values[name])[1] for name in SCORES}
     ours, theirs = category_indices(truth["total"]), category_indices(values["total"])
@@ -117,11 +94,10 @@ def figures(scans: pd.DataFrame) -> dict[str, float]:
     false = values["total"][(truth["total"] == 0) & (status == "ok")]
     out["false Agatston, median"] = float(np.median(false)) if len(false) else math.nan
     out["false Agatston, 95th percentile"] = float(np.percentile(false, 95)) if len(false) else math.nan
+    shares = calcium_shares(scans)
     for name in OWNER_NAMES.values():
         if f"amount_{name}" in scans:
-            amount = scans[f"amount_{name}"].sum()
-            known = scans[f"kept_{name}"].sum() / amount if amount else math.nan
-            out[f"{name} kept" if name in VESSEL_NAMES else f"{name} taken for coronary"] = float(known)
+            out[f"{name} kept" if name in VESSEL_NAMES else f"{name} taken for coronary"] = shares[f"{name}_kept"]
     out["refused"] = float((status != "ok").mean())
     return out
 

@@ -30,8 +30,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cacsnet.agreement.statistics import icc
-from cacsnet.errors import CacsError, ConfigError
-from cacsnet.inference.pipeline import score_scan
+from cacsnet.errors import ConfigError
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.io import read_scan
 from cacsnet.keys import read_keys
@@ -39,7 +38,8 @@ from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import make_case
-from cacsnet.training.evaluate import held_out_recipe, lesion_facts, voxel_shares
+from cacsnet.training.evaluate import held_out_recipe
+from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_SEED = 17_000_000
@@ -48,9 +48,9 @@ FIRST_SEED = 17_000_000
 FIGURES: tuple[tuple[str, str, bool], ...] = (
     ("icc_total", "ICC(A,1) total", True),
     ("icc_vessels", "mean of the vessels'", True),
-    ("true_kept", "true voxels kept", True),
+    ("true_kept", "true calcium kept", True),
     ("right_vessel_of_kept", "right vessel", True),
-    ("false_kept", "false among kept", False),
+    ("false_among_kept", "false among kept", False),
     ("real_dice", "real: heart Dice", True),
     ("real_hit", "real: hit", True),
     ("real_false", "real: false", False),
@@ -78,30 +78,24 @@ def judge_scan(job: tuple[int, str, list[Path]]) -> list[dict[str, Any]]:
     case = make_case(replace(recipe, seed=FIRST_SEED + number))
     rows = []
     for path in models:
-        row: dict[str, Any] = {"model": str(path), "scan": number, "reference_total": case.reference.total.agatston}
+        row, result = scored_row(case, load_model(path), InferenceSettings())
+        row |= {"model": str(path), "scan": number, "reference_total": case.reference.total.agatston}
         row |= {f"reference_{v}": case.reference.vessels[v].agatston for v in VESSEL_NAMES}
-        try:
-            result = score_scan(case.scan, load_model(path), InferenceSettings())
-            row |= {"total": result.score.total.agatston} | {v: result.score.vessels[v].agatston for v in VESSEL_NAMES}
-            row |= lesion_facts(case, result.vessel_map)
-        except CacsError:  # counted as a score of 0: it is worse than any other
-            row |= dict.fromkeys(("total", *VESSEL_NAMES), 0.0)
+        if result is not None:
+            row |= calcium_of(case, result.vessel_map)
         rows.append(row)
     return rows
 
 
 def figures(rows: pd.DataFrame) -> dict[str, float]:
-    """What one model reaches over all scans."""
-    per_vessel = [icc(rows[f"reference_{v}"], rows[v]).agreement for v in VESSEL_NAMES]
-    shares = voxel_shares(rows)
-    kept = rows["true_kept"].sum() + rows["nobody_kept"].sum()
-    other = sum(rows[c].sum() for c in rows if c.endswith("_kept") and c not in ("true_kept", "nobody_kept"))
+    """What one model reaches over all scans; a refused one counts as a score of 0, it is worse than any other."""
+    scores = {v: pd.to_numeric(rows[f"agatston_{v}"]).fillna(0.0) for v in ("total", *VESSEL_NAMES)}
+    per_vessel = [icc(rows[f"reference_{v}"], scores[v]).agreement for v in VESSEL_NAMES]
+    shares = calcium_shares(rows)
     return {
-        "icc_total": icc(rows["reference_total"], rows["total"]).agreement,
+        "icc_total": icc(rows["reference_total"], scores["total"]).agreement,
         "icc_vessels": float(np.nanmean(per_vessel)) if np.isfinite(per_vessel).any() else float("nan"),
-        "true_kept": shares["true_kept"],
-        "right_vessel_of_kept": shares["right_vessel_of_kept"],
-        "false_kept": float((rows["nobody_kept"].sum() + other) / max(1.0, kept + other)),
+        **{name: shares[name] for name in ("true_kept", "right_vessel_of_kept", "false_among_kept")},
     }
 
 
@@ -156,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
     pool = ProcessPoolExecutor(int(keys["workers"]), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with pool:
         rows = [row for case in track(pool.map(judge_scan, jobs), "judging", len(jobs), console=console) for row in case]
-    frame = pd.DataFrame(rows).fillna(0.0)
+    frame = pd.DataFrame(rows)
     found = {name: [figures(frame[frame["model"] == str(path)]) for path in paths] for name, paths in runs.items()}
     if keys["image"]:
         scan = read_scan(Path(keys["image"]))

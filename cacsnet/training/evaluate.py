@@ -15,6 +15,7 @@ Baselines, on the same candidates (voxels ≥ threshold within 30 mm of the *tru
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -35,18 +36,17 @@ from scipy.ndimage import map_coordinates
 
 from cacsnet.agreement.statistics import icc
 from cacsnet.agreement.summary import summary_table
-from cacsnet.errors import CacsError, ConfigError
-from cacsnet.inference.pipeline import score_scan
+from cacsnet.errors import ConfigError
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.keys import read_keys
-from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
+from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
 from cacsnet.phantom.cohort import USUAL_DISTRACTORS, CohortCase, Recipe, make_case, reference_row
-from cacsnet.phantom.deposits import DISTRACTORS
 from cacsnet.phantom.population import load_population, spread_total
 from cacsnet.phantom.render import AREA_MARGIN_MM, heart_box
-from cacsnet.scoring import distance_mm, score
+from cacsnet.scoring import score
+from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
 
 HELD_OUT_SEED = 20_000_000
 """Seeds of the held-out split; training draws below 10 000 000, validation below 20 000 000."""
@@ -155,64 +155,13 @@ def _one(job: tuple[Path, int, Recipe, MeanMap, InferenceSettings]) -> dict[str,
     checkpoint, number, recipe, mean, settings = job
     model, case, case_id = load_model(checkpoint), make_case(recipe), str(number)
     start = time.perf_counter()
-    row: dict[str, Any] = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, "status": "ok"}
-    try:
-        result = score_scan(case.scan, model, settings)
-        row["agatston_total"] = result.score.total.agatston
-        row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
-        row |= lesion_facts(case, result.vessel_map)
-    except CacsError as error:
-        row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
+    row, result = scored_row(case, model, settings)
+    row = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, **row}
+    if result is not None:
+        row |= calcium_of(case, result.vessel_map)
     row["seconds"] = time.perf_counter() - start
-    rows = {"model": row, "reference": reference_row(case_id, case) | _needed_distance(case)}
+    rows = {"model": row, "reference": reference_row(case_id, case)}
     return rows | {kind: {"case_id": case_id, **baseline_score(case, mean, kind)} for kind in ("all", "nothing", "map")}
-
-
-def lesion_facts(case: CohortCase, vessel_map: np.ndarray) -> dict[str, float]:
-    """Voxels: true calcium kept, and kept voxels that belong to each distractor or to nobody."""
-    bright = case.truth.hu >= 130
-    owner = case.truth.owner
-    kept = vessel_map > 0
-    coronary = bright & (owner >= 1) & (owner <= 4)
-    out = {"true_voxels": float(coronary.sum()), "true_kept": float((coronary & kept).sum())}
-    out["right_vessel"] = float((coronary & kept & (vessel_map == owner)).sum())
-    for kind, index in DISTRACTORS.items():
-        voxels = bright & (owner == index)
-        out[f"{kind}_voxels"], out[f"{kind}_kept"] = float(voxels.sum()), float((voxels & kept).sum())
-    out["nobody_kept"] = float((bright & (owner == 0) & kept).sum())
-    return out
-
-
-def _needed_distance(case: CohortCase) -> dict[str, float]:
-    """Distance (mm) from the true ventricles that holds 99.5 % of each vessel's true calcium voxels (4 mm grid)."""
-    patient, protocol = case.patient, case.truth.protocol
-    low, high = heart_box(patient, 40.0)
-    step = 4.0
-    shape = np.ceil((high - low) / step).astype(int)
-    axes = [torch.arange(int(n)) * step + float(v) for n, v in zip(shape, low, strict=True)]
-    p = patient.to_heart(patient.to_thorax(torch.stack(torch.meshgrid(*axes, indexing="ij")).float()))
-    heart = patient.heart
-    inside = (torch.minimum(heart.lv_outer_sdf(p), heart.rv_sdf(p)) < 0).numpy()
-    distance = distance_mm(inside, (step,) * 3)
-    out = {}
-    for name in VESSEL_NAMES:
-        index = np.argwhere((case.truth.owner == VESSEL_INDEX[name]) & (case.truth.hu >= 130))
-        places = np.array(protocol.origin_mm) + index * np.array(protocol.spacing_mm)
-        values = map_coordinates(distance, ((places - low) / step).T, order=1, mode="nearest") if len(index) else []
-        out[f"ventricle_mm_{name}"] = float(np.percentile(values, 99.5)) if len(index) else float("nan")
-    return out
-
-
-def voxel_shares(model: pd.DataFrame) -> dict[str, float]:
-    """Shares of candidate voxels over all scans: true calcium kept, with the right vessel, and each distractor kept."""
-    total = model.sum(numeric_only=True)
-    out = {
-        "true_kept": total["true_kept"] / max(1, total["true_voxels"]),
-        "right_vessel_of_kept": total["right_vessel"] / max(1, total["true_kept"]),
-        **{f"{kind}_kept": total[f"{kind}_kept"] / max(1, total[f"{kind}_voxels"]) for kind in DISTRACTORS},
-        "bone_and_noise_among_kept": total["nobody_kept"] / max(1, total["true_kept"] + total["nobody_kept"]),
-    }
-    return {name: round(float(value), 4) for name, value in out.items()}
 
 
 def agreement(tables: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
@@ -265,13 +214,14 @@ def main(arguments: Sequence[str]) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(output / f"{name}.csv", index=False)
+    shares = {k: round(v, 4) for k, v in calcium_shares(tables["model"]).items() if math.isfinite(v)}
     facts = {
         "weights_sha256": model.sha256, "scans": len(recipes), "heart_model": keys["heart_model"],
         "map_threshold": mean.threshold, "agreement": rows,
-        "failed": int((tables["model"]["status"] != "ok").sum()), "voxels": voxel_shares(tables["model"]),
+        "failed": int((tables["model"]["status"] != "ok").sum()), "calcium": shares,
         "seconds_median": round(float(tables["model"]["seconds"].median()), 1),
     }  # fmt: skip
-    console.print(facts["voxels"])
+    console.print(facts["calcium"])
     temporary = output / "agreement.json.tmp"
     temporary.write_text(json.dumps(facts, indent=2, default=float))
     os.replace(temporary, output / "agreement.json")
@@ -307,7 +257,7 @@ def write_card(checkpoint: Path, facts: dict[str, Any]) -> None:
     own = facts["heart_model"] == trained_heart_model(card)
     card["held_out_phantoms" if own else "held_out_phantoms_other_heart_model"] = {
         "command": f"python -m cacsnet.training.evaluate scans={facts['scans']} heart_model={facts['heart_model']}",
-        "seconds_median": facts["seconds_median"], "failed": facts["failed"], "voxels": facts["voxels"], "agreement": rows,
+        "seconds_median": facts["seconds_median"], "failed": facts["failed"], "calcium": facts["calcium"], "agreement": rows,
     }  # fmt: skip
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(card, indent=2) + "\n")

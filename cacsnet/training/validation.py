@@ -14,17 +14,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cacsnet.agreement.figure_style import study_style
 from cacsnet.agreement.overlays import Maps, overlay_figure
-from cacsnet.errors import CacsError, ConfigError
-from cacsnet.inference.pipeline import score_scan
+from cacsnet.errors import ConfigError
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.inference.windows import Grid
-from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, Stage
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import CohortCase, Recipe, make_case, reference_row, vessel_labels
 from cacsnet.phantom.population import load_population, spread_total
 from cacsnet.phantom.render import render
 from cacsnet.scoring import load_profile
+from cacsnet.training.judging import scored_row
 from cacsnet.training.logs import log_picture
 from cacsnet.training.metrics import agreement, lesion_counts, score_metrics, structure_dice
 from cacsnet.training.module import StageModule
@@ -73,17 +72,12 @@ def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceS
     """Score every case with the shared library."""
     rows, maps = [], []
     for number, case in enumerate(cases):
-        row: dict[str, Any] = {"case_id": str(number), "status": "ok"}
+        row, result = scored_row(case, model, settings)
         kept = np.zeros(case.scan.hu.shape, np.uint8)
-        try:
-            result = score_scan(case.scan, model, settings)
+        if result is not None:
             kept = result.vessel_map
-            row["agatston_total"] = result.score.total.agatston
-            row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
             row |= structure_dice(true_structures(case, result.heart.grid), result.heart.structures)
-        except CacsError as error:
-            row |= {"status": error.code, "agatston_total": None} | {f"agatston_{name}": None for name in VESSEL_NAMES}
-        rows.append(row | lesion_counts(reference_calcium(case), kept))
+        rows.append({"case_id": str(number), **row} | lesion_counts(reference_calcium(case), kept))
         maps.append(kept)
     return ScoredCohort(pd.DataFrame(rows), maps)
 

@@ -16,13 +16,14 @@ import cohort  # noqa: E402
 
 from cacsnet.errors import NoHeartError  # noqa: E402
 from cacsnet.phantom.cohort import Recipe, make_case  # noqa: E402
+from cacsnet.training import judging  # noqa: E402
 
 
 def scan(reference, model, status="ok", **more):
     row = {"reference_total": reference, "status": status}
     row |= {f"reference_{name}": reference / 4 for name in cohort.VESSEL_NAMES}
-    if status == "ok":
-        row |= {"total": model} | dict.fromkeys(cohort.VESSEL_NAMES, model / 4)
+    share = {"total": 1.0} | dict.fromkeys(cohort.VESSEL_NAMES, 0.25)
+    row |= {f"agatston_{name}": part * model if status == "ok" else None for name, part in share.items()}
     return row | more
 
 
@@ -50,18 +51,6 @@ def test_a_refused_scan_counts_as_zero_in_the_agreement_and_not_as_right_without
     assert cohort.refusals(refused) in ("refused: 1 enhanced_blood, 1 no_heart", "refused: 1 no_heart, 1 enhanced_blood")
     alone = table([scan(10.0, 0.0, "no_heart")], [scan(0.0, 0.0, "no_heart")])
     assert math.isnan(cohort.figures(alone.drop(columns="patient_id"))["false Agatston, 95th percentile"])
-
-
-def test_amounts_are_those_of_bright_voxels_and_their_owners():
-    hu = np.array([[[129, 130, 200, 300, 400, 500]]], np.int16)
-    owner = np.array([[[2, 2, 2, 6, 20, 0]]], np.uint8)
-    kept = np.array([[[2, 0, 2, 3, 0, 1]]], np.uint8)
-    found = cohort.owner_amounts(hu, owner, kept, 120, (2.0, 0.5, 0.5))
-    assert found == {
-        "amount_nobody": 250, "kept_nobody": 250, "amount_LAD": 165, "kept_LAD": 100, "amount_aortic_valve": 150,
-        "kept_aortic_valve": 150, "amount_stent": 200, "kept_stent": 0,
-    }  # fmt: skip
-    assert "amount_LAD" not in cohort.owner_amounts(hu[..., :3], owner[..., :3], kept[..., :3], 70, (2.0, 0.5, 0.5))
 
 
 def test_shares_are_of_all_scans_together():
@@ -110,15 +99,19 @@ def test_a_scan_is_scored_and_its_owners_told(monkeypatch):
     def refuse(*_):
         raise NoHeartError("no heart")
 
-    monkeypatch.setattr(cohort, "score_scan", as_reference)
+    monkeypatch.setattr(judging, "score_scan", as_reference)
     row = cohort.scan_row(case, model)
-    assert row["total"] == row["reference_total"] > 0
+    assert row["agatston_total"] == row["reference_total"] > 0
     vessels = [name for name in cohort.VESSEL_NAMES if f"amount_{name}" in row]
     assert vessels
     assert all(row[f"kept_{name}"] == row[f"amount_{name}"] for name in vessels)
     assert row["kept_nobody"] == 0
-    monkeypatch.setattr(cohort, "score_scan", refuse)
-    assert cohort.scan_row(case, model) == {k: v for k, v in row.items() if k.startswith("reference")} | {"status": "no_heart"}
+    monkeypatch.setattr(judging, "score_scan", refuse)
+    refused = cohort.scan_row(case, model)
+    assert refused["status"] == "no_heart"
+    assert all(refused[k] == v for k, v in row.items() if k.startswith("reference"))
+    assert all(refused[k] is None for k in row if k.startswith("agatston"))
+    assert not [k for k in refused if k.startswith(("amount", "kept"))]
 
 
 def test_the_command_writes_its_page_and_goes_on_where_it_stopped(tmp_path, capsys):

@@ -16,7 +16,6 @@ import decisions  # noqa: E402
 import pages  # noqa: E402
 
 from cacsnet.errors import ConfigError  # noqa: E402
-from cacsnet.phantom.deposits import DISTRACTORS  # noqa: E402
 
 QUESTIONS = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "decisions.yaml"))
 
@@ -36,23 +35,15 @@ def test_the_table_shows_every_seed_and_leaves_out_what_was_not_judged():
 
 
 def test_figures_count_what_is_kept_wrongly():
-    row = {
-        "reference_total": 10.0,
-        "total": 10.0,
-        "true_voxels": 10.0,
-        "true_kept": 8.0,
-        "right_vessel": 4.0,
-        "nobody_kept": 1.0,
-    }
-    row |= {f"{kind}_{what}": 0.0 for kind in DISTRACTORS for what in ("voxels", "kept")}
-    row["aorta_kept"] = 1.0
-    vessels = {f"reference_{v}": 1.0 for v in decisions.VESSEL_NAMES} | dict.fromkeys(decisions.VESSEL_NAMES, 1.0)
-    rows = pd.DataFrame([row | vessels, row | vessels | {"reference_total": 90.0, "total": 90.0}, row | vessels])
+    row = {"reference_total": 10.0, "agatston_total": 10.0, "amount_LAD": 10.0, "kept_LAD": 8.0, "named_LAD": 4.0}
+    row |= {"amount_nobody": 9.0, "kept_nobody": 1.0, "amount_aorta": 9.0, "kept_aorta": 1.0}
+    vessels = {f"{what}_{v}": 1.0 for v in decisions.VESSEL_NAMES for what in ("reference", "agatston")}
+    rows = pd.DataFrame([row | vessels, row | vessels | {"reference_total": 90.0, "agatston_total": 90.0}, row | vessels])
     found = decisions.figures(rows)
     assert found["icc_total"] == pytest.approx(1.0)
     assert found["true_kept"] == 0.8
     assert found["right_vessel_of_kept"] == 0.5
-    assert found["false_kept"] == pytest.approx(2 / 10)
+    assert found["false_among_kept"] == pytest.approx(2 / 10)
 
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))

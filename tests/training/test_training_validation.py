@@ -15,7 +15,7 @@ from cacsnet.inference.windows import Grid
 from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES
 from cacsnet.network.checkpoint import Model, Stage, StageConfig
 from cacsnet.phantom.cohort import reference_row, vessel_labels
-from cacsnet.training import validation
+from cacsnet.training import judging, validation
 from cacsnet.training.logs import log_picture
 from cacsnet.training.metrics import score_metrics
 from cacsnet.training.module import StageModule
@@ -72,7 +72,7 @@ def test_scans_that_fail_are_recorded(cases):
 
 def test_a_perfect_network_is_measured_as_one(cases, monkeypatch):
     found = iter([perfect(case) for case in cases])
-    monkeypatch.setattr(validation, "score_scan", lambda *_: next(found))
+    monkeypatch.setattr(judging, "score_scan", lambda *_: next(found))
     scored = score_cohort(cases, untrained(), InferenceSettings())
     values = score_metrics(references(cases), scored.table)
     assert values["lesion_sensitivity"] == values["lesion_ppv"] == 1
@@ -138,7 +138,7 @@ def test_a_validation_shows_its_worst_scans(cases, monkeypatch):
         return perfect(cases[0])
 
     shown = []
-    monkeypatch.setattr(validation, "score_scan", missing)
+    monkeypatch.setattr(judging, "score_scan", missing)
     monkeypatch.setattr(validation, "log_picture", lambda loggers, name, image, step: shown.append((name, step)))
     module = StageModule({**TINY, "in_channels": 1})
     callback = ScoreValidation(2, 64, 1, pictures=2)
