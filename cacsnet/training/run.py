@@ -65,7 +65,7 @@ def train_stage(
     last = folder / "last.ckpt"
     resume = str(last) if config["ckpt_path"] == "last" and last.exists() else None
     if resume is None and config["start_from"]:
-        start_weights(module, name, str(config["start_from"]))
+        start_weights(module, name, str(config["start_from"]), values.get("start", name))
     if resume is None:  # a new run: nothing of an older one is taken for its result
         for left in ("last.ckpt", "best.ckpt"):
             if first_process():
@@ -122,15 +122,21 @@ def _with_scans(data: PhantomData, scans: Mapping[str, Any] | None, seed: int) -
     return SimpleNamespace(patches=patches, batch_size=data.batch_size, workers=data.workers)
 
 
-def start_weights(module: StageModule, name: str, path: str) -> None:
+def start_weights(module: StageModule, name: str, path: str, start: str | None = None) -> None:
     """Weights of a shipped checkpoint's stage as the start of a training (optimizer and schedule begin anew).
 
-    A first fine stage grows out of the coarse one: at its own spacing it starts as the same function of the CT, blind to its
-    context.
+    Args:
+        name: of the stage that is trained.
+        start: that of the stage whose weights it gets: its own or ``coarse``; none: a new network. A fine stage that starts
+            from the coarse one, as a first one does, is at its own spacing the same function of the CT, blind to its context.
     """
+    if start not in (None, name, "coarse"):
+        raise ConfigError(f"must be {name}, coarse or null", field=f"stages.{name}.start", value=start)
+    if start is None:
+        return
     model = load_model(Path(path))
-    stage = getattr(model, name)
-    if stage is None:
+    stage = getattr(model, start)
+    if stage is None or start != name:
         stage = _grown(model.coarse, module.stage)
     if replace(stage.config, patch=module.stage.patch) != module.stage:
         message = f"the checkpoint's {name} stage is another network: {stage.config}"

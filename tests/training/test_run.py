@@ -232,14 +232,33 @@ def test_a_first_fine_stage_starts_as_the_coarse_function_of_the_ct(tmp_path, st
     _, coarse, _ = straight
     path = save_model(tmp_path / "m.safetensors", {"coarse": (coarse.stage, coarse.network.state_dict())}, {})
     fine = StageModule({**MODEL, "spacing_mm": 1.5, "in_channels": 9})
-    start_weights(fine, "fine", str(path))
+    start_weights(fine, "fine", str(path), "fine")
     hu, context = torch.randn(1, 1, 8, 8, 8), torch.rand(1, 8, 8, 8, 8)
     with torch.no_grad():
         ours, theirs = fine.network.eval()(torch.cat([hu, context], 1)), coarse.network.eval()(hu)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
     assert float(theirs.structures.std()) > 0
     with pytest.raises(ConfigError, match="another network"):
-        start_weights(StageModule({**MODEL, "spacing_mm": 1.5, "widths": [4, 4]}), "fine", str(path))
+        start_weights(StageModule({**MODEL, "spacing_mm": 1.5, "widths": [4, 4]}), "fine", str(path), "fine")
+
+
+def test_where_a_stage_starts_is_chosen(tmp_path, straight):
+    """The coarse weights although there are fine ones, or a new network."""
+    _, coarse, _ = straight
+    other = StageModule({**MODEL, "spacing_mm": 1.5, "in_channels": 9})
+    stages = {"coarse": (coarse.stage, coarse.network.state_dict()), "fine": (other.stage, other.network.state_dict())}
+    path = str(save_model(tmp_path / "m.safetensors", stages, {}))
+    found = {}
+    for start in (None, "fine", "coarse"):
+        fine = StageModule({**MODEL, "spacing_mm": 1.5, "in_channels": 9})
+        before = fine.network.stem.weight.clone()
+        start_weights(fine, "fine", path, start)
+        found[start] = fine.network.stem.weight
+        assert torch.equal(found[start], before) == (start is None)
+    assert torch.equal(found["fine"], other.network.stem.weight)
+    assert torch.equal(found["coarse"][:, :1], coarse.network.stem.weight)
+    with pytest.raises(ConfigError, match="start"):
+        start_weights(other, "coarse", path, "fine")
 
 
 def test_a_model_without_a_coarse_stage_is_refused_before_training(tmp_path):
