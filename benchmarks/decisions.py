@@ -2,8 +2,8 @@
 
 ``python benchmarks/decisions.py question=maps steps=400 seeds=2 scans=12 [heart_model=polar] [image= mask=] docs=docs``
 
-Questions and variants are in ``conf/decisions.yaml``. Each run is ``train.py experiment=phantom`` with the variant's overrides
-below ``runs/decisions/``; a finished one is not trained again, an interrupted one goes on. Judged on validation phantoms of the
+Questions and variants are in ``conf/decisions.yaml``. Each run is ``train.py experiment=phantom`` (``phantom_fine``, if the
+question is about the fine stage) with the variant's overrides below ``runs/decisions/``; a finished one is not trained again, an interrupted one goes on. Judged on validation phantoms of the
 *other* heart model (training is on ``ellipsoid``), and, given ``image`` and ``mask``, on a real CT as in ``real_ct.py``.
 A difference counts if every seed of one variant is better than every seed of the others; else the question stays open.
 """
@@ -57,15 +57,18 @@ FIGURES: tuple[tuple[str, str, bool], ...] = (
 )
 """Name, title, and whether more is better."""
 
+EXPERIMENTS = {"coarse": ["experiment=phantom"], "fine": ["experiment=phantom_fine", "+stages.fine.start=null"]}
+"""The runs of a question by the stage it is about. A fine one starts anew, or the coarse voxel size would have a head start."""
 
-def train(name: str, overrides: Sequence[str], seed: int, steps: int, extra: Sequence[str]) -> Path:
+
+def train(name: str, overrides: Sequence[str], seed: int, steps: int, extra: Sequence[str], stage: str = "coarse") -> Path:
     """Train one variant with one seed, or take what is there."""
     output = ROOT / "runs" / "decisions" / f"{name}-{steps}-{seed}"
     weights = output / "cacsnet.safetensors"
     if not weights.exists():
         command = [
-            sys.executable, "-W", "ignore", "train.py", "experiment=phantom", f"output={output}", f"seed={seed}",
-            "ckpt_path=last", "validation.size=0", f"stages.coarse.max_steps={steps}", *overrides, *extra,
+            sys.executable, "-W", "ignore", "train.py", *EXPERIMENTS[stage], f"output={output}", f"seed={seed}",
+            "ckpt_path=last", "validation.size=0", f"stages.{stage}.max_steps={steps}", *overrides, *extra,
         ]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=True)
     return weights
@@ -143,8 +146,8 @@ def main(arguments: Sequence[str]) -> int:
     extra = [o for o in keys["overrides"].split(",") if o]
     runs: dict[str, list[Path]] = {}
     for name, overrides in asked["variants"].items():
-        short = f"{keys['question']}-{name.replace(' ', '_')}"
-        runs[name] = [train(short, overrides, seed, steps, extra) for seed in range(int(keys["seeds"]))]
+        short, stage = f"{keys['question']}-{name.replace(' ', '_').replace(',', '')}", asked.get("stage", "coarse")
+        runs[name] = [train(short, overrides, seed, steps, extra, stage) for seed in range(int(keys["seeds"]))]
     models = [path for paths in runs.values() for path in paths]
     jobs = [(number, keys["heart_model"], models) for number in range(int(keys["scans"]))]
     pool = ProcessPoolExecutor(int(keys["workers"]), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))

@@ -50,10 +50,12 @@ def test_figures_count_what_is_kept_wrongly():
 def test_every_question_is_a_run_that_train_py_accepts(name):
     variants = QUESTIONS[name]["variants"]
     assert len(variants) >= 2
-    configs = [composed(["experiment=phantom", *overrides]) for overrides in variants.values()]
+    name = QUESTIONS[name].get("stage", "coarse")
+    configs = [composed([*decisions.EXPERIMENTS[name], *overrides]) for overrides in variants.values()]
     assert all(a != b for k, a in enumerate(configs) for b in configs[:k])
     for config in configs:
-        stage = config["stages"]["coarse"]
+        assert list(config["stages"]) == [name]
+        stage = config["stages"][name]
         assert stage["model"]["spacing_mm"] == stage["data"]["patches"]["spacing_mm"]
 
 
