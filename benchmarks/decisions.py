@@ -3,9 +3,10 @@
 ``python benchmarks/decisions.py question=maps steps=400 seeds=2 scans=12 [heart_model=polar] [image= mask=] docs=docs``
 
 Questions and variants are in ``conf/decisions.yaml``. Each run is ``train.py experiment=phantom`` (``phantom_fine``, if the
-question is about the fine stage) with the variant's overrides below ``runs/decisions/``; a finished one is not trained again, an interrupted one goes on. Judged on validation phantoms of the
-*other* heart model (training is on ``ellipsoid``), and, given ``image`` and ``mask``, on a real CT as in ``real_ct.py``.
-A difference counts if every seed of one variant is better than every seed of the others; else the question stays open.
+question is about the fine stage) with the variant's overrides below ``runs/decisions/``; a finished one is not trained again,
+an interrupted one goes on. Judged on validation phantoms of the *other* heart model (training is on ``ellipsoid``), and, given
+``image`` and ``mask``, on a real CT as in ``real_ct.py``. A difference counts if every seed of one variant is better than every
+seed of the others; else the question stays open.
 """
 
 from __future__ import annotations
