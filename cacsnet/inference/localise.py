@@ -91,8 +91,9 @@ class Heart:
         for row in wz:  # slice by slice: eight native volumes at once would be large
             used = torch.nonzero(row).flatten()
             plane = (kept[:, used] * row[used][:, None, None]).sum(1)
-            planes.append((wy @ plane @ wx.T).argmax(0).to(torch.uint8))
-        return torch.stack(planes).numpy()
+            # numpy's argmax over the first axis: torch's takes five times as long
+            planes.append((wy @ plane @ wx.T).numpy().argmax(0).astype(np.uint8))
+        return np.stack(planes)
 
     def _weights(self, spacing_mm: tuple[float, float, float], box: tuple[slice, ...]) -> list[Tensor]:
         weights = []
