@@ -151,9 +151,7 @@ def score_scan(
         hu_coarse = resample_scan(scan.hu, scan.spacing_mm, grid)
         layout = Layout.over(grid, model.coarse.config.patch, settings.coarse_overlap)
         windows = {"coarse_run": len(layout.starts), "fine_run": 0, "fine_skipped": 0}
-        probabilities = stitch_dense(
-            layout, coarse_predictor(model.coarse, hu_coarse, grid, with_coronary=model.fine is None), settings.batch
-        )
+        probabilities = stitch_dense(layout, coarse_predictor(model.coarse, hu_coarse, grid), settings.batch)
         structures, coronary = probabilities[: len(STRUCTURES)], probabilities[len(STRUCTURES) :]
 
     with clock.stage("heart"):
@@ -179,16 +177,16 @@ def score_scan(
         candidates[tuple(index.T)] = True
 
     with clock.stage("fine windows"):
-        if model.fine is None:
-            found = trilinear(coronary, torch.from_numpy(grid.index(points))).numpy()
-        else:
+        found = trilinear(coronary, torch.from_numpy(grid.index(points))).numpy()
+        if model.fine is not None:
             low = [s.start * mm for s, mm in zip(box, scan.spacing_mm, strict=True)]
             high = [(s.stop - 1) * mm for s, mm in zip(box, scan.spacing_mm, strict=True)]
             config = model.fine.config
             layout = Layout.over_box(low, high, config.spacing_mm, config.patch, settings.fine_overlap)
             predict = fine_predictor(model.fine, scan, structures, grid)
             prediction = stitch_points(layout, points, predict, len(VESSELS), settings.batch)
-            found = prediction.probabilities
+            share = settings.coarse_share
+            found = share * found + (1 - share) * prediction.probabilities
             windows |= {"fine_run": prediction.windows_run, "fine_skipped": prediction.windows_skipped}
 
     with clock.stage("lesions"):
@@ -253,7 +251,7 @@ def native_box(scan: Scan, heart: Heart, margin_mm: float) -> Box:
     return slice(int(start[0]), int(stop[0])), slice(int(start[1]), int(stop[1])), slice(int(start[2]), int(stop[2]))
 
 
-def coarse_predictor(stage: Stage, hu: Tensor, grid: Grid, with_coronary: bool) -> Predict:
+def coarse_predictor(stage: Stage, hu: Tensor, grid: Grid, with_coronary: bool = True) -> Predict:
     """Structure (and coronary) probabilities of windows cut out of the coarse volume ``hu`` [z, y, x]."""
 
     def predict(firsts: list[Point]) -> Tensor:

@@ -82,6 +82,7 @@ class InferenceSettings:
     Attributes:
         scoring: scoring profile or its name.
         coarse_overlap, fine_overlap: shares by which neighbouring windows overlap.
+        coarse_share: of the coarse network's coronary probabilities in the decision, where there is a fine one.
         batch: windows per network call.
         heart_margin_mm: candidates lie within it of the heart.
         tau: a voxel with ``p_cor`` at or above it is coronary.
@@ -94,6 +95,7 @@ class InferenceSettings:
     scoring: str | ScoringProfile = "smartscore"
     coarse_overlap: float = 0.25
     fine_overlap: float = 0.25
+    coarse_share: float = 0.5
     batch: int = 2
     heart_margin_mm: float = 30.0
     tau: float = 0.5
@@ -107,6 +109,7 @@ class InferenceSettings:
         for name, low, high in (
             ("coarse_overlap", 0, 0.9),
             ("fine_overlap", 0, 0.9),
+            ("coarse_share", 0, 1),
             ("tau", 0, 1),
             ("batch", 1, 1024),
         ):

@@ -45,6 +45,14 @@ def test_without_a_fine_stage_the_coarse_probabilities_decide(thorax, model):
     assert result.score.vessels["LAD"].agatston > AGATSTON
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.0, True), (0.4, True), (0.6, False), (1.0, False)])
+def test_coarse_and_fine_probabilities_decide_together(thorax, model, share, kept):
+    """The coarse network can't see the small plaque, the fine one is sure of it."""
+    result = score_scan(thorax, model, InferenceSettings(coarse_share=share))
+    assert result.score.total.agatston == pytest.approx(AGATSTON if kept else 0)
+    assert result.windows["fine_run"] > 0
+
+
 def test_no_candidates_is_zero_and_runs_no_fine_window(thorax, model):
     thorax.hu[thorax.hu >= 130] = 0
     result = score_scan(thorax, model)
