@@ -71,7 +71,10 @@ class DatasetSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "known", known_from(self.known, "known"))
         for what in FILES:
-            for value, name in self.map_of(what).items():
+            # a value that was added on the command line comes as text
+            plain = {int(str(v)) if str(v).isdigit() else v: name for v, name in self.map_of(what).items()}
+            object.__setattr__(self, _map_name(what), plain)
+            for value, name in plain.items():
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise ConfigError("a label map's values are whole numbers", field=_map_name(what), value=value)
                 if name not in VALUES[what]:

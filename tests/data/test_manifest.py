@@ -162,7 +162,7 @@ def test_a_tube_voltage_without_thresholds_is_refused(root):
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"labels": {1: "LDA"}}, "labels"), ({"labels": {"1": "LAD"}}, "labels"), ({"structures": {1: "LAD"}}, "structures"),
+        ({"labels": {1: "LDA"}}, "labels"), ({"labels": {"one": "LAD"}}, "labels"), ({"labels": {True: "LAD"}}, "labels"), ({"structures": {1: "LAD"}}, "structures"),
         ({"known": ["lesions"]}, "known"), ({"known": []}, "known"), ({"complete": "yes"}, "complete"),
         ({"border_voxels": -1}, "border_voxels"), ({"root": None}, "data.root"), ({"lables": {}}, "data"),
     ],
@@ -171,3 +171,7 @@ def test_bad_settings_are_refused(tmp_path, values, field):
     with pytest.raises(ConfigError) as error:
         dataset_from({"root": str(tmp_path)} | values)
     assert error.value.field == field
+
+
+def test_a_value_added_on_the_command_line_is_a_number(tmp_path):
+    assert DatasetSettings(str(tmp_path), labels={0: "background", "9": "ignore"}).labels == {0: "background", 9: "ignore"}
