@@ -162,7 +162,8 @@ def test_a_tube_voltage_without_thresholds_is_refused(root):
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"labels": {1: "LDA"}}, "labels"), ({"labels": {"one": "LAD"}}, "labels"), ({"labels": {True: "LAD"}}, "labels"), ({"structures": {1: "LAD"}}, "structures"),
+        ({"labels": {1: "LDA"}}, "labels"), ({"labels": {"one": "LAD"}}, "labels"), ({"labels": {True: "LAD"}}, "labels"),
+        ({"structures": {1: "LAD"}}, "structures"),
         ({"known": ["lesions"]}, "known"), ({"known": []}, "known"), ({"complete": "yes"}, "complete"),
         ({"border_voxels": -1}, "border_voxels"), ({"root": None}, "data.root"), ({"lables": {}}, "data"),
     ],
