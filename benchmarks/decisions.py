@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,6 @@ from cacsnet.training.evaluate import held_out_recipe
 from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_SEED = 17_000_000
-"""Of the judging scans: the validation range, not the held-out one that the README reports."""
-
 FIGURES: tuple[tuple[str, str, bool], ...] = (
     ("icc_total", "ICC(A,1) total", True),
     ("icc_vessels", "mean of the vessels'", True),
@@ -78,8 +74,7 @@ def train(name: str, overrides: Sequence[str], seed: int, steps: int, extra: Seq
 def judge_scan(job: tuple[int, str, list[Path]]) -> list[dict[str, Any]]:
     """One phantom scan, scored by every model."""
     number, heart_model, models = job
-    recipe = held_out_recipe(number, heart_model)
-    case = make_case(replace(recipe, seed=FIRST_SEED + number))
+    case = make_case(held_out_recipe(number, heart_model, "validation"))
     rows = []
     for path in models:
         row, result = scored_row(case, load_model(path), InferenceSettings())

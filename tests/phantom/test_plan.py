@@ -13,7 +13,7 @@ from cacsnet.phantom.deposits import DEVICES, DISTRACTORS
 from cacsnet.phantom.examples import EXAMPLES
 from cacsnet.phantom.plan import FIRST_SEED, SEEDS_PER_COHORT, cohort_names, heart_rates, plan_cohort
 from cacsnet.scanner.profiles import profile_names
-from cacsnet.training.evaluate import HELD_OUT_SEED, held_out_recipe
+from cacsnet.training.evaluate import SPLITS, held_out_recipe
 from cacsnet.training.validation import VALIDATION_SEED, validation_recipe
 
 
@@ -113,7 +113,7 @@ def test_seeds_of_cohorts_are_never_trained_validated_or_held_out_on(stress, stu
     last = SEEDS_PER_COHORT - 1
     others = [seed_of(0, last), seed_of(1, last), validation_recipe(last, 64).seed, held_out_recipe(last).seed]
     assert others == sorted(others)
-    assert others[-1] == HELD_OUT_SEED + last
+    assert others[-1] == SPLITS["held_out"] + last
     assert max(others) < min(r.seed for r in EXAMPLES.values())
     assert max(r.seed for r in EXAMPLES.values()) < FIRST_SEED
     assert min(p.recipe.seed for p in (*stress, *study)) >= FIRST_SEED
