@@ -178,15 +178,17 @@ def score_scan(
 
     with clock.stage("fine windows"):
         found = trilinear(coronary, torch.from_numpy(grid.index(points))).numpy()
-        if model.fine is not None:
-            low = [s.start * mm for s, mm in zip(box, scan.spacing_mm, strict=True)]
-            high = [(s.stop - 1) * mm for s, mm in zip(box, scan.spacing_mm, strict=True)]
-            config = model.fine.config
+        by_ventricles = quality.ventricles_plausible(heart, settings.quality)
+        # what lies too far from the ventricles to be kept isn't looked at twice
+        reach = heart.sample(heart.ventricle_distance_mm, points) <= settings.vessel_filter_mm
+        again = reach if by_ventricles else np.ones(len(points), dtype=bool)
+        if model.fine is not None and again.any():
+            config, share = model.fine.config, settings.coarse_share
+            low, high = points[again].min(0).tolist(), points[again].max(0).tolist()
             layout = Layout.over_box(low, high, config.spacing_mm, config.patch, settings.fine_overlap)
             predict = fine_predictor(model.fine, scan, structures, grid)
-            prediction = stitch_points(layout, points, predict, len(VESSELS), settings.batch)
-            share = settings.coarse_share
-            found = share * found + (1 - share) * prediction.probabilities
+            prediction = stitch_points(layout, points[again], predict, len(VESSELS), settings.batch)
+            found[again] = share * found[again] + (1 - share) * prediction.probabilities
             windows |= {"fine_run": prediction.windows_run, "fine_skipped": prediction.windows_skipped}
 
     with clock.stage("lesions"):
@@ -196,7 +198,7 @@ def score_scan(
         vessel[tuple(index.T)] = found[:, 1:].argmax(1) + 1
         kept = vote_islands(candidates, p_cor, vessel, scan.spacing_mm, settings.tau, profile.connectivity)
         filtered = np.zeros(hu.shape, dtype=bool)
-        if quality.ventricles_plausible(heart, settings.quality):
+        if by_ventricles:
             offset_mm = first * scan.spacing_mm
             kept, filtered = vessel_filter(
                 kept,
