@@ -179,7 +179,7 @@ def score_scan(
     with clock.stage("fine windows"):
         found = trilinear(coronary, torch.from_numpy(grid.index(points))).numpy()
         by_ventricles = quality.ventricles_plausible(heart, settings.quality)
-        # what lies too far from the ventricles to be kept isn't looked at twice
+        # what lies too far from the ventricles to be kept isn't looked at twice: the coarse network decides
         reach = heart.sample(heart.ventricle_distance_mm, points) <= settings.vessel_filter_mm
         again = reach if by_ventricles else np.ones(len(points), dtype=bool)
         if model.fine is not None and again.any():
