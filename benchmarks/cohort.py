@@ -34,11 +34,11 @@ from cacsnet.keys import read_keys
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
-from cacsnet.phantom.cohort import FORMAT, CohortCase, make_cases
+from cacsnet.phantom.cohort import FORMAT, make_cases
 from cacsnet.phantom.deposits import OWNER_NAMES
 from cacsnet.phantom.plan import Planned, plan_cohort
 from cacsnet.training.evaluate import trained_heart_model
-from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
+from cacsnet.training.judging import calcium_shares, judged_row
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("total", *VESSEL_NAMES)
@@ -64,17 +64,8 @@ def _loaded(path: str) -> Model:
 
 def score_patient(planned: Planned, checkpoint: str) -> dict[str, Any]:
     """All scans of one patient: ``{"patient_id", "scans": [...]}``."""
-    model = _loaded(checkpoint)
-    return {"patient_id": planned.patient_id, "scans": [scan_row(c, model) for c in make_cases(planned.recipe, planned.visits)]}
-
-
-def scan_row(case: CohortCase, model: Model) -> dict[str, Any]:
-    """Reference (``reference_total`` ...) and model scores (``agatston_total`` ...) of a scan, ``status``, and whose calcium is
-    kept."""
-    row: dict[str, Any] = {"reference_total": case.reference.total.agatston}
-    row |= {f"reference_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
-    scores, result = scored_row(case, model, InferenceSettings())
-    return row | scores | ({} if result is None else calcium_of(case, result.vessel_map))
+    model, cases = _loaded(checkpoint), make_cases(planned.recipe, planned.visits)
+    return {"patient_id": planned.patient_id, "scans": [judged_row(case, model, InferenceSettings()) for case in cases]}
 
 
 def table_of(patients: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -39,7 +39,7 @@ from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import make_case
 from cacsnet.training.evaluate import held_out_recipe
-from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
+from cacsnet.training.judging import calcium_shares, judged_row
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES: tuple[tuple[str, str, bool], ...] = (
@@ -75,15 +75,7 @@ def judge_scan(job: tuple[int, str, list[Path]]) -> list[dict[str, Any]]:
     """One phantom scan, scored by every model."""
     number, heart_model, models = job
     case = make_case(held_out_recipe(number, heart_model, "validation"))
-    rows = []
-    for path in models:
-        row, result = scored_row(case, load_model(path), InferenceSettings())
-        row |= {"model": str(path), "scan": number, "reference_total": case.reference.total.agatston}
-        row |= {f"reference_{v}": case.reference.vessels[v].agatston for v in VESSEL_NAMES}
-        if result is not None:
-            row |= calcium_of(case, result.vessel_map)
-        rows.append(row)
-    return rows
+    return [{"model": str(path), "scan": number, **judged_row(case, load_model(path), InferenceSettings())} for path in models]
 
 
 def figures(rows: pd.DataFrame) -> dict[str, float]:

@@ -180,8 +180,8 @@ def score_scan(
         found = trilinear(coronary, torch.from_numpy(grid.index(points))).numpy()
         by_ventricles = quality.ventricles_plausible(heart, settings.quality)
         # what lies too far from the ventricles to be kept isn't looked at twice: the coarse network decides
-        reach = heart.sample(heart.ventricle_distance_mm, points) <= settings.vessel_filter_mm
-        again = reach if by_ventricles else np.ones(len(points), dtype=bool)
+        reach_mm = settings.vessel_filter_mm if by_ventricles else np.inf
+        again = heart.sample(heart.ventricle_distance_mm, points) <= reach_mm
         if model.fine is not None and again.any():
             config, share = model.fine.config, settings.coarse_share
             low, high = points[again].min(0).tolist(), points[again].max(0).tolist()

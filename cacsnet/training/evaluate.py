@@ -203,7 +203,12 @@ def main(arguments: Sequence[str]) -> int:
     keys = read_keys(arguments, defaults)
     if keys["split"] not in SPLITS:
         raise ConfigError(f"choose from {', '.join(SPLITS)}", field="split", value=keys["split"])
-    settings = InferenceSettings(coarse_share=float(keys["coarse_share"]))
+    try:
+        settings = InferenceSettings(coarse_share=float(keys["coarse_share"]))
+    except ValueError:
+        raise ConfigError("must be a number", field="coarse_share", value=keys["coarse_share"]) from None
+    if keys["card"] == "true" and (keys["split"] != "held_out" or settings != InferenceSettings()):
+        raise ConfigError("the card holds held-out figures with the default settings", field="card", value=keys["card"])
     if keys["heart_model"] not in HEART_MODELS:
         raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
     console = Console()

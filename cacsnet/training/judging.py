@@ -32,6 +32,15 @@ def scored_row(case: CohortCase, model: Model, settings: InferenceSettings) -> t
     return row | {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}, result
 
 
+def judged_row(case: CohortCase, model: Model, settings: InferenceSettings) -> dict[str, Any]:
+    """A scan as a benchmark judges it: ``reference_total, reference_LM ...``, what :func:`scored_row` says, and, unless it was
+    refused, the calcium of :func:`calcium_amounts`."""
+    row: dict[str, Any] = {"reference_total": case.reference.total.agatston}
+    row |= {f"reference_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
+    scores, result = scored_row(case, model, settings)
+    return row | scores | ({} if result is None else calcium_of(case, result.vessel_map))
+
+
 def calcium_of(case: CohortCase, kept: NDArray[np.uint8]) -> dict[str, float]:
     """:func:`calcium_amounts` of a scan and the vessel map [z, y, x] that a model gave it."""
     truth = case.truth

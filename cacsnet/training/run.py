@@ -122,7 +122,7 @@ def _with_scans(data: PhantomData, scans: Mapping[str, Any] | None, seed: int) -
     return SimpleNamespace(patches=patches, batch_size=data.batch_size, workers=data.workers)
 
 
-def start_weights(module: StageModule, name: str, path: str, start: str | None = None) -> None:
+def start_weights(module: StageModule, name: str, path: str, start: str | None) -> None:
     """Weights of a shipped checkpoint's stage as the start of a training (optimizer and schedule begin anew).
 
     Args:

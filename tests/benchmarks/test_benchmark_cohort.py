@@ -100,14 +100,14 @@ def test_a_scan_is_scored_and_its_owners_told(monkeypatch):
         raise NoHeartError("no heart")
 
     monkeypatch.setattr(judging, "score_scan", as_reference)
-    row = cohort.scan_row(case, model)
+    row = judging.judged_row(case, model, cohort.InferenceSettings())
     assert row["agatston_total"] == row["reference_total"] > 0
     vessels = [name for name in cohort.VESSEL_NAMES if f"amount_{name}" in row]
     assert vessels
     assert all(row[f"kept_{name}"] == row[f"amount_{name}"] for name in vessels)
     assert row["kept_nobody"] == 0
     monkeypatch.setattr(judging, "score_scan", refuse)
-    refused = cohort.scan_row(case, model)
+    refused = judging.judged_row(case, model, cohort.InferenceSettings())
     assert refused["status"] == "no_heart"
     assert all(refused[k] == v for k, v in row.items() if k.startswith("reference"))
     assert all(refused[k] is None for k in row if k.startswith("agatston"))
