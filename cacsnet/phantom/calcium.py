@@ -140,6 +140,17 @@ def _seat(lumen: float, size: Size, wall_mm: float) -> float:
     return max(lumen + wall_mm - size.thickness_mm / 2, 0.4 * lumen, 0.3)
 
 
+def _across(directions: np.ndarray) -> np.ndarray:
+    """An axis [3] that no part of a line runs along: what its unit tangents [n, 3] have least of.
+
+    Many axes are as good for a straight line, and an axis has two signs: both are settled here, since linear algebra libraries
+    differ in what they choose.
+    """
+    spread = directions.T @ directions / len(directions) + 1e-3 * np.diag([0.0, 1.0, 2.0])
+    axis = np.linalg.eigh(spread)[1][:, 0]
+    return np.asarray(axis * np.sign(axis[np.abs(axis).argmax()]))
+
+
 def bend(bed: Bed, start_mm: float, turn: float, size: Size, rng: np.random.Generator) -> Deposit:
     """Lay a body into the wall around a line.
 
@@ -167,9 +178,8 @@ def bend(bed: Bed, start_mm: float, turn: float, size: Size, rng: np.random.Gene
     direction = tangent[cell] + share * (tangent[cell + 1] - tangent[cell])
     direction /= np.sqrt((direction * direction).sum(1, keepdims=True))
     turning = curve[cell] + share * (curve[cell + 1] - curve[cell])
-    # an axis that no part of the line runs along: the direction that its tangents have least of
-    first = np.linalg.eigh(direction.T @ direction)[1][:, 0]
-    first = first - direction * (direction @ first)[:, None]
+    axis = _across(direction)
+    first = axis - direction * (direction @ axis)[:, None]
     first /= np.sqrt((first * first).sum(1, keepdims=True))
     (a0, a1, a2), (b0, b1, b2) = direction.T, first.T
     second = np.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], 1)

@@ -120,6 +120,23 @@ def test_a_shell_follows_the_wall():
     assert np.ptp(np.arctan2(body.points[:, 2], body.points[:, 1])) * big == pytest.approx(24.0, rel=0.05)
 
 
+@pytest.mark.parametrize("along", [(0.5, 0.6, 0.62), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)])
+def test_where_a_body_lies_around_its_line_does_not_hang_on_rounding(along):
+    """Around a straight line no direction is better than another, so a careless choice differs from machine to machine."""
+    bed = straight(along=along)
+    shaken = np.random.default_rng(1).normal(0, 1e-9, bed.line.shape)
+    for size in (SPECK, NODULE, SHELL):
+        still, moved = laid(size, bed), laid(size, Bed(2, "LAD", bed.line + shaken, bed.radii))
+        assert np.abs(still.points - moved.points).max() < 1e-4, size.shape
+
+
+def test_the_axis_across_a_line_does_not_hang_on_the_sign_of_eigenvectors(monkeypatch):
+    """Linear algebra libraries are free in the sign of an eigenvector."""
+    here, usual = laid(SHELL), np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (usual(matrix)[0], -usual(matrix)[1]))
+    np.testing.assert_array_equal(laid(SHELL).points, here.points)
+
+
 def test_a_body_stays_on_its_line():
     for at in (-50.0, 0.0, 500.0):
         points = laid(NODULE, at=at).points
@@ -156,7 +173,8 @@ def test_the_deformations_change_of_volume_is_in_the_mass(stranger):
 
 SCANNERS = {
     "usual": {},
-    "thin": {"spacing_mm": (0.7, 0.4, 0.4), "shape": (300, 525, 525), "thickness_mm": 1.0, "fwhm_mm": 0.8},
+    # an increment that doesn't divide the thickness would count some specks twice and others once, as in CT
+    "thin": {"spacing_mm": (0.5, 0.4, 0.4), "shape": (420, 525, 525), "thickness_mm": 1.0, "fwhm_mm": 0.8},
     "thick": {"spacing_mm": (5.0, 0.8, 0.8), "shape": (42, 263, 263), "thickness_mm": 5.0, "kvp": 100, "calcium_scale": 0.9},
     "overlap": {"spacing_mm": (1.5, 0.5, 0.5), "shape": (140, 420, 420), "slice_profile": "gaussian"},
     "sharp": {"edge_enhancement": 0.5, "fwhm_mm": 0.8},
@@ -208,7 +226,7 @@ def test_calcium_lies_where_its_body_lies(painted):
     index = np.stack(np.unravel_index(calcium.index, scan.shape))
     centroid = (index * weights).sum(1) / weights.sum() * scan.spacing_mm + np.array(scan.origin_mm)
     expected = painted.patient.heart_to_patient(body.centre[None])[0]
-    assert np.abs(centroid - expected).max() < 0.4
+    assert np.abs(centroid - expected).max() < 0.6  # slices of 3 mm
     assert np.abs(centroid - expected)[1:].max() < 0.1
 
 
