@@ -8,6 +8,8 @@ each set of weights, phantom format, cohort and heart model: an interrupted run 
 seeds. Intervals are percentiles of 2000 resamples of patients with all their scans. A refused scan counts as scored 0 in the
 agreement, and isn't among the scans without calcium of which the false calcium is told.
 
+``card=true``: figures and intervals go into the card beside the weights, as ``digital_cohorts``.
+
 ``docs=`` (empty: none): the table replaces what stands between the marks of the cohort in ``<docs>/cohorts.md``.
 """
 
@@ -28,16 +30,16 @@ from rich.console import Console
 from rows import collected
 
 from cacsnet.agreement.statistics import Bootstrap, bootstrap, category_indices, icc_values, kappa_value
-from cacsnet.errors import ConfigError
+from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.settings import InferenceSettings
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import VESSEL_NAMES
-from cacsnet.network.checkpoint import Model, load_model
+from cacsnet.network.checkpoint import Model, load_model, update_card
 from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import FORMAT, make_cases
 from cacsnet.phantom.deposits import OWNER_NAMES
 from cacsnet.phantom.plan import Planned, plan_cohort
-from cacsnet.training.evaluate import trained_heart_model
+from cacsnet.training.evaluate import CARD_DECIMALS, trained_heart_model
 from cacsnet.training.judging import calcium_shares, judged_row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +95,10 @@ def figures(scans: pd.DataFrame) -> dict[str, float]:
     return out
 
 
-def judged(scans: pd.DataFrame, resamples: int = RESAMPLES) -> tuple[dict[str, float], dict[str, Bootstrap]]:
+Judged = tuple[dict[str, float], dict[str, Bootstrap]]
+
+
+def judged(scans: pd.DataFrame, resamples: int = RESAMPLES) -> Judged:
     """The figures and their intervals."""
     columns = scans.drop(columns="patient_id")
     return figures(columns), bootstrap(lambda drawn: figures(columns.iloc[drawn]), scans["patient_id"].tolist(), resamples)
@@ -116,9 +121,18 @@ def shown(name: str, value: float) -> str:
     return f"{value:.1f}" if "Agatston" in name else f"{value:.4f}"
 
 
-def markdown(found: Mapping[str, pd.DataFrame], trained_on: str, resamples: int = RESAMPLES) -> str:
+def plain(values: Mapping[str, float], intervals: Mapping[str, Bootstrap]) -> dict[str, list[float | None]]:
+    """Value, low and high of each figure, for the card; None where there is none."""
+
+    def known(value: float) -> float | None:
+        return round(value, CARD_DECIMALS) if math.isfinite(value) else None
+
+    spans = {name: (i.low, i.high) for name, i in intervals.items()}
+    return {name: [known(v) for v in (value, *spans.get(name, (math.nan, math.nan)))] for name, value in values.items()}
+
+
+def markdown(found: Mapping[str, pd.DataFrame], results: Mapping[str, Judged], trained_on: str) -> str:
     """A table: figures by heart model with intervals and target, and the gap between the first two heart models."""
-    results = {model: judged(scans, resamples) for model, scans in found.items()}
     heads = [f"{model}{'' if model == trained_on else ', never trained on'}" for model in found]
     gap = len(found) == 2
     lines = ["| | " + " | ".join(f"{head} | target" for head in heads) + (" | gap |" if gap else " |")]
@@ -149,7 +163,7 @@ def refusals(scans: pd.DataFrame) -> str:
 
 KEYS = {
     "cohort": "sartoretti2022", "patients": "", "heart_model": "ellipsoid", "checkpoint": "checkpoints/cacsnet.safetensors",
-    "workers": "2", "matrix": "512", "cache": "", "docs": "",
+    "workers": "2", "matrix": "512", "cache": "", "docs": "", "card": "false",
 }  # fmt: skip
 
 
@@ -160,29 +174,38 @@ def main(arguments: Sequence[str], score: Callable[..., dict[str, Any]] = score_
     try:
         keys = read_keys(arguments, KEYS)
         models = keys["heart_model"].split(",")
+        if keys["card"] not in ("true", "false"):
+            raise ConfigError("choose from true, false", field="card", value=keys["card"])
         for model in models:
             if model not in HEART_MODELS:
                 raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=model)
-        patients = int(keys["patients"]) if keys["patients"] else None
-        plans = {model: plan_cohort(keys["cohort"], patients, model, int(keys["matrix"])) for model in models}
-        card = load_model(Path(keys["checkpoint"]))
-    except (ConfigError, ValueError) as error:
+        patients = whole_number(keys, "patients", 1) if keys["patients"] else None
+        matrix, workers = whole_number(keys, "matrix", 64), whole_number(keys, "workers", 1)
+        plans = {model: plan_cohort(keys["cohort"], patients, model, matrix) for model in models}
+        loaded = load_model(Path(keys["checkpoint"]))
+    except CacsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     found = {}
     for model, plan in plans.items():
-        name = f"{keys['cohort']}_{len(plan)}_{model}_{keys['matrix']}_{FORMAT}_{card.sha256[:10]}.jsonl"
+        name = f"{keys['cohort']}_{len(plan)}_{model}_{keys['matrix']}_{FORMAT}_{loaded.sha256[:10]}.jsonl"
         jobs = {planned.patient_id: (planned, keys["checkpoint"]) for planned in plan}
         path = Path(keys["cache"] or ROOT / "runs" / "cohort") / name
         title = f"{keys['cohort']}, {model}"
-        found[model] = table_of(collected(path, "patient_id", jobs, score, int(keys["workers"]), title, console))
+        found[model] = table_of(collected(path, "patient_id", jobs, score, workers, title, console))
     given = " ".join(f"{key}={keys[key]}" for key in ("cohort", "patients", "heart_model") if keys[key])
-    text = f"`python benchmarks/cohort.py {given}`, weights {card.sha256[:8]}. " + markdown(
-        found, trained_heart_model(card.card)
+    results = {model: judged(scans) for model, scans in found.items()}
+    text = f"`python benchmarks/cohort.py {given}`, weights {loaded.sha256[:8]}. " + markdown(
+        found, results, trained_heart_model(loaded.card)
     )
     console.print(text, markup=False)
     if keys["docs"]:
         write_between(Path(keys["docs"]) / "cohorts.md", keys["cohort"], text)
+    if keys["card"] == "true":
+        entry = {"command": f"python benchmarks/cohort.py {given}"} | {
+            model: {"scans": len(found[model]), "figures": plain(*result)} for model, result in results.items()
+        }
+        update_card(Path(keys["checkpoint"]), digital_cohorts=loaded.card.get("digital_cohorts", {}) | {keys["cohort"]: entry})
     return 0
 
 

@@ -20,3 +20,14 @@ def read_keys(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str
             raise ConfigError(f"unknown key; known are {', '.join(keys)}", field="key", value=argument)
         keys[key] = value
     return keys
+
+
+def whole_number(keys: Mapping[str, str], name: str, least: int = 0) -> int:
+    """The whole number of a key.
+
+    Raises:
+        ConfigError: it is none, or below ``least``.
+    """
+    if not keys[name].isdecimal() or int(keys[name]) < least:
+        raise ConfigError(f"must be a whole number of at least {least}", field=name, value=keys[name])
+    return int(keys[name])

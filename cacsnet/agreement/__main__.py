@@ -30,7 +30,7 @@ from cacsnet.agreement.study import RESAMPLES, Study, agreement_study
 from cacsnet.agreement.tables import interval, number, study_summary
 from cacsnet.agreement.write import write_study
 from cacsnet.errors import ArgumentError, CacsError, ConfigError
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 
 WRITTEN, BAD_COMMAND = 0, 2
 DEFAULTS = {"output": "", "compare": "", "manifest": "", "resamples": str(RESAMPLES), "seed": "0"}
@@ -112,11 +112,7 @@ def parse(arguments: Sequence[str]) -> Command:
     output = Path(keys["output"])
     if output.exists() and not output.is_dir():
         raise ConfigError("is a file, not a folder", field="output", value=str(output))
-    numbers = {}
-    for name, least in (("resamples", 1), ("seed", 0)):
-        if not keys[name].isdigit() or int(keys[name]) < least:
-            raise ConfigError(f"must be a whole number of at least {least}", field=name, value=keys[name])
-        numbers[name] = int(keys[name])
+    numbers = {name: whole_number(keys, name, least) for name, least in (("resamples", 1), ("seed", 0))}
     scores, reference = Path(paths[0]), Path(paths[1]) if len(paths) == 2 else None
     second, manifest = (Path(keys[name]) if keys[name] else None for name in ("compare", "manifest"))
     return Command(scores, reference, second, manifest, output, **numbers)

@@ -114,6 +114,15 @@ def save_model(path: Path, stages: dict[str, tuple[StageConfig, dict[str, Tensor
     return path
 
 
+def update_card(path: Path, **entries: Any) -> None:
+    """Replace entries of the card beside the weights ``path``, whole or not at all."""
+    card_path = path.with_suffix(".json")
+    card = json.loads(card_path.read_text()) | entries
+    temporary = card_path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(temporary, card_path)
+
+
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """Load a ``.safetensors`` model and its card.
 

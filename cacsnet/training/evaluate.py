@@ -36,11 +36,11 @@ from scipy.ndimage import map_coordinates
 
 from cacsnet.agreement.statistics import icc
 from cacsnet.agreement.summary import summary_table
-from cacsnet.errors import ConfigError
+from cacsnet.errors import CacsError, ConfigError
 from cacsnet.inference.settings import InferenceSettings
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import VESSEL_NAMES
-from cacsnet.network.checkpoint import load_model
+from cacsnet.network.checkpoint import Model, load_model, update_card
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
 from cacsnet.phantom.cohort import USUAL_DISTRACTORS, CohortCase, Recipe, make_case, reference_row
 from cacsnet.phantom.population import load_population, spread_total
@@ -55,6 +55,8 @@ MAP_SIZE = 40
 MARGIN = 0.15
 """The map reaches beyond the heart box by this share of it on each side."""
 
+CARD_DECIMALS = 6
+"""An agreement of 0.99996 is none of 1."""
 
 POPULATION = "training"
 """Zeros and all risk categories often (``conf/phantom/training.yaml``)."""
@@ -190,35 +192,52 @@ def show(rows: Sequence[dict[str, Any]], console: Console, title: str = "") -> N
     console.print(table)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``first`` (number of the first scan), ``heart_model``,
-    ``split`` (held_out or validation), ``coarse_share`` (as in conf/inference; 1: the coarse network alone, 0: the fine one),
-    ``phantoms`` and ``tuning`` (for the map), ``output``, ``card`` (write the figures into the model card), ``workers``.
+KEYS = {
+    "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "first": "0", "heart_model": "ellipsoid",
+    "split": "held_out", "coarse_share": str(InferenceSettings().coarse_share), "phantoms": "60", "tuning": "6",
+    "output": "outputs/evaluation", "card": "false", "workers": str(os.cpu_count() or 1),
+}  # fmt: skip
+
+
+def read_command(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, int], InferenceSettings, Model]:
+    """The keys, those of them that are numbers, settings of inference, and the model.
+
+    Raises:
+        CacsError: a wrong key or value, no such checkpoint.
     """
-    defaults = {
-        "checkpoint": "checkpoints/cacsnet.safetensors", "scans": "40", "phantoms": "60", "tuning": "6",
-        "output": "outputs/evaluation", "first": "0", "card": "false", "workers": str(os.cpu_count() or 1),
-        "heart_model": "ellipsoid", "split": "held_out", "coarse_share": str(InferenceSettings().coarse_share),
-    }  # fmt: skip
-    keys = read_keys(arguments, defaults)
-    if keys["split"] not in SPLITS:
-        raise ConfigError(f"choose from {', '.join(SPLITS)}", field="split", value=keys["split"])
+    keys = read_keys(arguments, KEYS)
+    for key, choices in (("split", tuple(SPLITS)), ("heart_model", HEART_MODELS), ("card", ("true", "false"))):
+        if keys[key] not in choices:
+            raise ConfigError(f"choose from {', '.join(choices)}", field=key, value=keys[key])
+    least = {"scans": 1, "first": 0, "phantoms": 1, "tuning": 1, "workers": 1}
+    numbers = {key: whole_number(keys, key, low) for key, low in least.items()}
     try:
         settings = InferenceSettings(coarse_share=float(keys["coarse_share"]))
     except ValueError:
         raise ConfigError("must be a number", field="coarse_share", value=keys["coarse_share"]) from None
     if keys["card"] == "true" and (keys["split"] != "held_out" or settings != InferenceSettings()):
         raise ConfigError("the card holds held-out figures with the default settings", field="card", value=keys["card"])
-    if keys["heart_model"] not in HEART_MODELS:
-        raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
+    return keys, numbers, settings, load_model(Path(keys["checkpoint"]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Keys: ``checkpoint`` (default the shipped one), ``scans``, ``first`` (number of the first scan), ``heart_model``,
+    ``split`` (held_out or validation), ``coarse_share`` (as in conf/inference; 1: the coarse network alone, 0: the fine one),
+    ``phantoms`` and ``tuning`` (for the map), ``output``, ``card`` (write the figures into the model card), ``workers``.
+
+    Exit code 0, or 2 for a bad command.
+    """
+    try:
+        keys, numbers, settings, model = read_command(arguments)
+    except CacsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     console = Console()
     checkpoint = Path(keys["checkpoint"])
-    model = load_model(checkpoint)
-    mean = mean_map(int(keys["phantoms"]), int(keys["tuning"]), heart_model=trained_heart_model(model.card))
-    first = int(keys["first"])
-    numbers = range(first, first + int(keys["scans"]))
-    recipes = [held_out_recipe(number, keys["heart_model"], keys["split"]) for number in numbers]
-    tables = evaluate(checkpoint, recipes, mean, settings, int(keys["workers"]))
+    mean = mean_map(numbers["phantoms"], numbers["tuning"], heart_model=trained_heart_model(model.card))
+    scans = range(numbers["first"], numbers["first"] + numbers["scans"])
+    recipes = [held_out_recipe(number, keys["heart_model"], keys["split"]) for number in scans]
+    tables = evaluate(checkpoint, recipes, mean, settings, numbers["workers"])
     rows = agreement(tables)
     show(rows, console, f", heart model {keys['heart_model']}, split {keys['split']}")
     output = Path(keys["output"])
@@ -227,7 +246,7 @@ def main(arguments: Sequence[str]) -> int:
         table.to_csv(output / f"{name}.csv", index=False)
     shares = {k: round(v, 4) for k, v in calcium_shares(tables["model"]).items() if math.isfinite(v)}
     facts = {
-        "weights_sha256": model.sha256, "scans": len(recipes), "heart_model": keys["heart_model"],
+        "weights_sha256": model.sha256, "scans": len(recipes), "first": numbers["first"], "heart_model": keys["heart_model"],
         "map_threshold": mean.threshold, "agreement": rows,
         "failed": int((tables["model"]["status"] != "ok").sum()), "calcium": shares,
         "seconds_median": round(float(tables["model"]["seconds"].median()), 1),
@@ -251,28 +270,18 @@ def trained_heart_model(card: Mapping[str, Any]) -> str:
 def write_card(checkpoint: Path, facts: dict[str, Any]) -> None:
     """Put the agreement on held-out phantoms into the model card beside the weights. The heart model that the network wasn't
     trained on has its own entry."""
-    path = checkpoint.with_suffix(".json")
-    card = json.loads(path.read_text())
-    columns = (
-        "method",
-        "vessel",
-        "n",
-        "icc_a1",
-        "icc_a1_low",
-        "icc_a1_high",
-        "kappa_quadratic",
-        "reclassification_rate",
-        "bias",
-    )
-    rows = [{c: round(row[c], 4) if isinstance(row[c], float) else row[c] for c in columns} for row in facts["agreement"]]
-    own = facts["heart_model"] == trained_heart_model(card)
-    card["held_out_phantoms" if own else "held_out_phantoms_other_heart_model"] = {
-        "command": f"python -m cacsnet.training.evaluate scans={facts['scans']} heart_model={facts['heart_model']}",
+    columns = ("icc_a1", "icc_a1_low", "icc_a1_high", "kappa_quadratic", "reclassification_rate", "bias")
+    rows = [
+        {c: row[c] for c in ("method", "vessel", "n")} | {c: round(row[c], CARD_DECIMALS) for c in columns}
+        for row in facts["agreement"]
+    ]
+    own = facts["heart_model"] == trained_heart_model(load_model(checkpoint).card)
+    given = " ".join(f"{key}={facts[key]}" for key in ("scans", "first", "heart_model"))
+    found = {
+        "command": f"python -m cacsnet.training.evaluate {given}",
         "seconds_median": facts["seconds_median"], "failed": facts["failed"], "calcium": facts["calcium"], "agreement": rows,
     }  # fmt: skip
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    os.replace(temporary, path)
+    update_card(checkpoint, **{"held_out_phantoms" if own else "held_out_phantoms_other_heart_model": found})
 
 
 if __name__ == "__main__":

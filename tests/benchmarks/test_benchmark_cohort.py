@@ -15,8 +15,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cohort  # noqa: E402
 
 from cacsnet.errors import NoHeartError  # noqa: E402
+from cacsnet.network.checkpoint import StageConfig, load_model, save_model  # noqa: E402
 from cacsnet.phantom.cohort import Recipe, make_case  # noqa: E402
 from cacsnet.training import judging  # noqa: E402
+
+TINY = StageConfig(4.0, patch=16, widths=(2, 4))
 
 
 def scan(reference, model, status="ok", **more):
@@ -78,14 +81,39 @@ def test_intervals_are_by_patient():
 
 def test_the_table_has_targets_intervals_and_the_gap():
     worse = table(*([scan(value, 1.4 * value)] for value in (0.0, 0.0, 50.0, 150.0, 500.0, 900.0)))
-    text = cohort.markdown({"ellipsoid": PERFECT, "polar": worse}, "ellipsoid", 50)
+    both = {"ellipsoid": PERFECT, "polar": worse}
+    results = {model: cohort.judged(scans, 50) for model, scans in both.items()}
+    text = cohort.markdown(both, results, "ellipsoid")
     assert "| ellipsoid | target | polar, never trained on | target | gap |" in text
     row = next(line for line in text.splitlines() if line.startswith("| ICC(A,1) total"))
     assert row.startswith("| ICC(A,1) total | 1.0000 | ≥ 0.9900: reached | ")  # no interval: the same in all resamples
     assert "≥ 0.9900: missed" in row
     assert " to " in row
     assert "6 scans of 6 patients, 2 without calcium, refused: none" in text
-    assert "gap" not in cohort.markdown({"polar": PERFECT}, "ellipsoid", 50)
+    assert "gap" not in cohort.markdown({"polar": PERFECT}, {"polar": results["ellipsoid"]}, "ellipsoid")
+
+
+def test_figures_go_into_the_card_with_their_intervals_and_leave_the_rest(tmp_path, capsys):
+    weights = save_model(tmp_path / "tiny.safetensors", {"coarse": (TINY, TINY.build().state_dict())}, {"name": "tiny"})
+
+    def fake(planned, checkpoint):
+        value = 10.0 * int(planned.patient_id[-2:])
+        return {"patient_id": planned.patient_id, "scans": [scan(value, 1.1 * value)]}
+
+    command = ["patients=12", "workers=1", f"cache={tmp_path / 'cache'}", f"checkpoint={weights}"]
+    assert cohort.main([*command, "heart_model=polar"], fake) == 0
+    assert "digital_cohorts" not in load_model(weights).card
+    assert cohort.main([*command, "heart_model=polar", "card=true"], fake) == 0
+    card = load_model(weights).card
+    entry = card["digital_cohorts"]["sartoretti2022"]
+    assert card["name"] == "tiny"
+    assert entry["command"] == "python benchmarks/cohort.py cohort=sartoretti2022 patients=12 heart_model=polar"
+    value, low, high = entry["polar"]["figures"]["ICC(A,1) total"]
+    assert low < value < high < 1
+    assert entry["polar"]["figures"]["false Agatston, median"] == [None, None, None]
+    assert entry["polar"]["scans"] == 12
+    assert cohort.main([*command, "card=perhaps"], fake) == 2
+    assert "perhaps" in capsys.readouterr().err
 
 
 def test_a_scan_is_scored_and_its_owners_told(monkeypatch):
