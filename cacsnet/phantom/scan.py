@@ -15,6 +15,7 @@ from cacsnet.phantom.anatomy import Patient
 from cacsnet.phantom.deposits import DEVICES, CalciumImage, Deposit, image_calcium, reference_owner
 from cacsnet.phantom.render import Anatomy
 from cacsnet.scanner import Protocol, finish, image, move
+from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
 
 SOFT_HU = (-120.0, 150.0)
 """From fat to blood without contrast; lung lies below, bone above."""
@@ -22,6 +23,9 @@ SOFT_HU = (-120.0, 150.0)
 BORDER_SHARE = 0.3
 """How far the heart's border to the lungs moves, as a share of the arteries' path: the epicardium of the lateral wall moves 2
 to 4 mm where arteries in the grooves move 8 to 20 mm. Unverified default."""
+
+BONE_HU = 90.0
+"""Without contrast nothing but bone and calcified cartilage is brighter."""
 
 MOVING_MM = 10.0
 """The heart's motion fades out between this and twice this outside its structures."""
@@ -48,6 +52,8 @@ def make_scan(patient: Patient, anatomy: Anatomy, deposits: Sequence[Deposit], p
     ``anatomy`` should cover the protocol's grid; beyond it there is air.
     """
     field = moving_heart(anatomy, protocol) if protocol.moves else anatomy.hu
+    if not patient.tissue.enhanced:
+        field = bone_at(field, protocol.kvp)
     hu = image(field, anatomy.origin_mm, (anatomy.step_mm,) * 3, protocol.still(), background=-1000.0)
     calcium = image_calcium(patient, deposits, protocol)
     flat = hu.reshape(-1)
@@ -56,6 +62,13 @@ def make_scan(patient: Patient, anatomy: Anatomy, deposits: Sequence[Deposit], p
     metal = _metal(calcium, protocol.shape, hu.device)
     volume = finish(hu, protocol, torch.Generator().manual_seed(seed), metal).to(torch.int16).cpu().numpy()
     return PhantomScan(volume, reference_owner(calcium, protocol.shape), protocol)
+
+
+def bone_at(hu: Tensor, kvp: int) -> Tensor:
+    """Painted HU, those of 120 kVp, at another tube voltage: bone is brighter than soft tissue by its calcium, whose HU fall as
+    the voltage rises."""
+    factor = CALCIUM_HU_PER_MG_CC[kvp] / CALCIUM_HU_PER_MG_CC[120]
+    return hu if factor == 1 else hu + (factor - 1) * (hu - BONE_HU).clamp_min(0)
 
 
 def _metal(calcium: CalciumImage, shape: Sequence[int], device: torch.device) -> Tensor | None:

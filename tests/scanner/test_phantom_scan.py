@@ -1,6 +1,7 @@
 """The scanner around the phantom: only the heart moves, artefacts and padding arrive, the seed decides."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 
 from cacsnet.phantom.cohort import make_subject
 from cacsnet.phantom.render import Anatomy, heart_box, render
-from cacsnet.phantom.scan import make_scan, moving_heart
+from cacsnet.phantom.scan import BONE_HU, bone_at, make_scan, moving_heart
 from cacsnet.scanner import Protocol
+from cacsnet.scanner.materials import CALCIUM_HU_PER_MG_CC
 from cacsnet.training.evaluate import held_out_recipe
 
 PROTOCOL = Protocol((5.0, 1.5, 1.5), (20, 110, 110), (-50.0, -82.0, -82.0), 5.0, fwhm_mm=2.0, noise_hu=0.0)
@@ -101,6 +103,23 @@ def test_motion_reaches_the_scan_and_the_seed_decides(painted):
     noisy = replace(PROTOCOL, noise_hu=15.0)
     assert np.array_equal(scan(painted, noisy, 3).hu, scan(painted, noisy, 3).hu)
     assert not np.array_equal(scan(painted, noisy, 3).hu, scan(painted, noisy, 4).hu)
+
+
+@pytest.mark.parametrize("kvp", [80, 100, 135])
+def test_bone_brightens_with_falling_voltage_as_calcium_does(painted, kvp):
+    """Otherwise only calcium that was drawn would, and a network could tell it from bone by that."""
+    factor = CALCIUM_HU_PER_MG_CC[kvp] / CALCIUM_HU_PER_MG_CC[120]
+    hu = painted.anatomy.hu
+    painted_at = bone_at(hu, kvp)
+    bone = hu > 300
+    torch.testing.assert_close((painted_at[bone] - BONE_HU) / (hu[bone] - BONE_HU), torch.full((int(bone.sum()),), factor))
+    assert torch.equal(painted_at[hu < BONE_HU], hu[hu < BONE_HU])
+    usual, other = (scan(painted, replace(PROTOCOL, kvp=voltage)).hu.astype(float) for voltage in (120, kvp))
+    change, bright = (other - usual)[usual > 300], (usual - BONE_HU)[usual > 300]
+    assert change.sum() / bright.sum() == pytest.approx(factor - 1, rel=0.1)
+    enhanced = SimpleNamespace(tissue=SimpleNamespace(enhanced=True))  # its tissue is already that of the voltage
+    same = make_scan(enhanced, painted.anatomy, [], replace(PROTOCOL, kvp=kvp), 0).hu
+    np.testing.assert_array_equal(same, usual)
 
 
 def test_padding_noise_and_dtype(painted):
