@@ -328,7 +328,7 @@ def beds_of(kind: str, patient: Patient, rng: np.random.Generator) -> list[Bed]:
 
 
 def draw_distractors(
-    patient: Patient, rng: np.random.Generator, expected: Mapping[str, float], population: Population | str = "training"
+    patient: Patient, rng: np.random.Generator, expected: Mapping[str, float], population: Population | str = "balanced"
 ) -> list[Deposit]:
     """Calcium that is not coronary.
 

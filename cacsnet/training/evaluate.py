@@ -58,8 +58,8 @@ MARGIN = 0.15
 CARD_DECIMALS = 6
 """An agreement of 0.99996 is none of 1."""
 
-POPULATION = "training"
-"""Zeros and all risk categories often (``conf/phantom/training.yaml``)."""
+POPULATION = "balanced"
+"""Zeros and all risk categories often (``conf/phantom/balanced.yaml``)."""
 
 
 def held_out_recipe(number: int, heart_model: str = "ellipsoid", split: str = "held_out") -> Recipe:

@@ -33,8 +33,8 @@ VALIDATION_SEED = 10_000_000
 
 def validation_recipe(number: int, matrix: int, heart_model: str = "ellipsoid") -> Recipe:
     """A scan of the validation split; totals from none (the first) to heavy."""
-    total = spread_total(load_population("training"), number)
-    return Recipe(VALIDATION_SEED + number, total, population="training", matrix=matrix, heart_model=heart_model)
+    total = spread_total(load_population("balanced"), number)
+    return Recipe(VALIDATION_SEED + number, total, population="balanced", matrix=matrix, heart_model=heart_model)
 
 
 def validation_cohort(size: int, matrix: int, heart_model: str = "ellipsoid") -> list[CohortCase]:

@@ -166,7 +166,7 @@ def test_every_kind_is_drawn_as_often_as_asked(patients):
 
 def test_distractors_and_plaques_share_size_density_and_shape(patients):
     """What the whole way draws (targets, shapes, filling) for places and for vessels: the same distributions."""
-    people = load_population("training")
+    people = load_population("balanced")
     samples = {"plaque": [], "other": []}
     trees = {}
     rng = np.random.default_rng(2)

@@ -31,9 +31,8 @@ def shares_of_categories(totals):
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(1)
-    return {
-        name: table([draw_targets(load_population(name), rng) for _ in range(5000)]) for name in ("sartoretti2022", "training")
-    }
+    names = ("sartoretti2022", "balanced", "patches")
+    return {name: table([draw_targets(load_population(name), rng) for _ in range(5000)]) for name in names}
 
 
 def test_the_papers_population_comes_out(drawn):
@@ -55,18 +54,19 @@ def test_vessels_are_correlated(drawn):
     assert (correlation[~np.eye(4, dtype=bool)] > 0.2).all()
 
 
-def test_zeros_and_small_scores_are_oversampled_for_training(drawn):
+@pytest.mark.parametrize("name", ["balanced", "patches"])
+def test_zeros_and_small_scores_are_oversampled_for_training_and_validation(drawn, name):
     totals = {name: rows.sum(1) for name, rows in drawn.items()}
-    for low, high, least in ((0, 0, 0.10), (0.001, 10, 0.18)):
+    for low, high, least in ((0, 0, 0.10), (0.001, 10, 0.16)):
         share = {name: ((t >= low) & (t <= high)).mean() for name, t in totals.items()}
-        assert share["training"] >= least
-        assert share["training"] > 2 * share["sartoretti2022"]
-    assert (totals["training"] > 400).mean() > 0.1
-    assert ((drawn["training"] > 0).mean(0) > 0.25).all()  # every vessel often
+        assert share[name] >= least
+        assert share[name] > 2 * share["sartoretti2022"]
+    assert (totals[name] > 400).mean() > 0.1
+    assert ((drawn[name] > 0).mean(0) > 0.25).all()  # every vessel often
 
 
 def test_small_totals_sit_in_one_vessel(drawn):
-    rows = drawn["training"]
+    rows = drawn["balanced"]
     rows = rows[rows.sum(1) > 0]
     vessels, total = (rows > 0).sum(1), rows.sum(1)
     assert vessels[total < 10].mean() < 1.6
@@ -107,7 +107,7 @@ def test_log_uniform_and_power_laws_have_their_medians():
 
 
 def test_any_few_patients_of_the_sequence_spread_over_the_strata():
-    people = load_population("training")
+    people = load_population("balanced")
     totals = np.array([spread_total(people, number) for number in range(64)])
     assert totals[0] == 0
     for few in (totals[:16], totals[20:36], totals[48:]):
@@ -149,7 +149,7 @@ def test_of_several_designs_the_best_is_taken(monkeypatch):
 
 
 def test_a_calcified_place_scores_like_a_calcified_vessel():
-    people = load_population("training")
+    people = load_population("balanced")
     rng = np.random.default_rng(0)
     places = np.array([draw_site_target(people, rng) for _ in range(1500)])
     vessels = table([draw_targets(people, rng) for _ in range(1500)])
@@ -158,7 +158,7 @@ def test_a_calcified_place_scores_like_a_calcified_vessel():
 
 
 def test_unknown_and_broken_populations_are_named():
-    with pytest.raises(ConfigError, match=r"known are .*sartoretti2022, training.*'nobody'"):
+    with pytest.raises(ConfigError, match=r"known are balanced, .*sartoretti2022.*'nobody'"):
         load_population("nobody")
     splits = tuple(Split(name) for name in VESSEL_NAMES)
     with pytest.raises(ConfigError, match="add up to 1"):
@@ -168,7 +168,7 @@ def test_unknown_and_broken_populations_are_named():
 
 
 def test_a_misspelt_setting_is_named(tmp_path, monkeypatch):
-    text = (module.CONF / "training.yaml").read_text().replace("heavy: 2.5", "hevy: 2.5", 1)
+    text = (module.CONF / "balanced.yaml").read_text().replace("heavy: 2.5", "hevy: 2.5", 1)
     (tmp_path / "own.yaml").write_text(text)
     monkeypatch.setattr(module, "CONF", tmp_path)
     with pytest.raises(ConfigError, match="hevy"):
