@@ -47,7 +47,7 @@ from rich.console import Console
 from rows import collected
 
 from cacsnet.errors import ConfigError
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.phantom.anatomy import HEART_MODELS, Patient
 from cacsnet.phantom.cohort import Recipe, make_cases
 from cacsnet.phantom.heart import Artery
@@ -147,9 +147,9 @@ def measured(phantoms: int, heart_model: str, workers: int, path: Path, console:
 
 
 def measure(keys: Mapping[str, str], console: Console) -> str:
-    phantoms, model = whole(keys, "phantoms"), keys["heart_model"]
+    phantoms, model = whole_number(keys, "phantoms", 1), keys["heart_model"]
     path = Path(keys["cache"] or ROOT / "runs" / "phantom") / f"{model}_{phantoms}_{source_hash()}.jsonl"
-    rows = pd.DataFrame(measured(phantoms, model, whole(keys, "workers"), path, console))
+    rows = pd.DataFrame(measured(phantoms, model, whole_number(keys, "workers", 1), path, console))
     table, inside, counted = literature_table(rows)
     paper = load_population(POPULATION).paper
     text = "\n\n".join((
@@ -173,16 +173,9 @@ def write(docs: str, mark: str, text: str) -> None:
         write_between(Path(docs) / "phantom.md", mark, text)
 
 
-def whole(keys: Mapping[str, str], name: str) -> int:
-    """A positive whole number."""
-    if not keys[name].isdigit() or int(keys[name]) < 1:
-        raise ConfigError("must be a whole number from 1 on", field=name, value=keys[name])
-    return int(keys[name])
-
-
 KEYS = {
     "phantoms": "200", "heart_model": "ellipsoid", "workers": "2", "docs": "docs", "cache": "", "plaques": "50",
-    "patients": "28", "patches": "24", "only": "",
+    "patients": "56", "patches": "24", "only": "",
 }  # fmt: skip
 
 
@@ -200,13 +193,18 @@ def main(arguments: Sequence[str]) -> int:
         elif command == "truth":
             from phantom_truth import truth
 
-            text = truth(whole(keys, "plaques"), whole(keys, "patients"), keys["heart_model"], whole(keys, "workers"))
+            text = truth(
+                whole_number(keys, "plaques", 1),
+                whole_number(keys, "patients", 1),
+                keys["heart_model"],
+                whole_number(keys, "workers", 1),
+            )
             write(keys["docs"], "truth", text)
             console.print(text, markup=False)
         elif command == "speed":
             from phantom_speed import speed
 
-            text = speed(whole(keys, "patches"), whole(keys, "workers"))
+            text = speed(whole_number(keys, "patches", 1), whole_number(keys, "workers", 1))
             write(keys["docs"], "speed", text)
             console.print(text, markup=False)
         elif command == "pictures":

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from cacsnet.data.patches import PatchSettings, make_patch
+from cacsnet.data.patches import PatchSettings, make_patch, settings_from
 from cacsnet.phantom.cohort import Recipe, make_subject
 from cacsnet.phantom.deposits import image_calcium, reference_owner
 from cacsnet.phantom.render import Anatomy, render
 from cacsnet.phantom.scan import make_scan, moving_heart
 from cacsnet.scanner import finish, image
+from cacsnet.training.sweep import composed
 
 SPEED_SEED = 69_500_000
 SCAN_SECONDS, PATCHES_PER_SECOND = 15.0, 6.0
@@ -92,11 +93,14 @@ def speed(patches: int, workers: int) -> str:
         "\n".join(table),
         f"Slowest {slowest:.1f} s, target {SCAN_SECONDS:.0f} s: {'reached' if slowest <= SCAN_SECONDS else 'missed'}.",
     ]
-    rates = {model: patches_per_second(PatchSettings(heart_model=model), patches, workers) for model in each}
-    found = ", ".join(f"{rate:.1f} ({model})" for model, rate in rates.items())
-    reached = min(rates.values()) >= PATCHES_PER_SECOND
-    lines.append(
-        f"Training patches a second, {workers} processes of one thread, on the full path (`make_patch`): {found}; target "
-        f"{PATCHES_PER_SECOND:.0f}: {'reached' if reached else 'missed'}."
-    )
+    stages = composed(["experiment=phantom_fine"])["stages"] | composed(["experiment=phantom"])["stages"]
+    for name in ("coarse", "fine"):
+        own = stages[name]["data"]["patches"]
+        rates = {model: patches_per_second(settings_from({**own, "heart_model": model}), patches, workers) for model in each}
+        found = ", ".join(f"{rate:.1f} ({model})" for model, rate in rates.items())
+        reached = min(rates.values()) >= PATCHES_PER_SECOND
+        lines.append(
+            f"Training patches of the {name} stage a second, {workers} processes of one thread, on the full path "
+            f"(`make_patch`): {found}; target {PATCHES_PER_SECOND:.0f}: {'reached' if reached else 'missed'}."
+        )
     return "\n\n".join(lines)
