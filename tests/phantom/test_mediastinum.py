@@ -111,7 +111,7 @@ def test_left_atrium_and_ventricle_share_the_ground_where_they_overlap(model):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_fat_pads_are_wedges_between_sac_diaphragm_and_front_wall(model):
-    sizes = []
+    sizes, at_the_wall = [], 0
     for seed in SEEDS:
         patient = patient_of(seed, model)
         view = view_of(patient, box((-110, -130, -120), (0, 60, 120), 4.0))
@@ -120,6 +120,7 @@ def test_fat_pads_are_wedges_between_sac_diaphragm_and_front_wall(model):
         assert float(high[pad].min()) > 0  # never in the abdomen
         assert float(ring[pad].max()) < 0
         sizes += patient.thorax.pad_mm.tolist()
+        at_the_wall += int((pad & (high > max(sizes[-2:]))).sum())
         outside = pad & (sac > 0)
         if bool(outside.any()):
             assert float(sac[outside].min()) < 4.0, seed  # it lies on the sac, thickest in the corner
@@ -127,4 +128,5 @@ def test_fat_pads_are_wedges_between_sac_diaphragm_and_front_wall(model):
         for side, size in zip((-1, 1), patient.thorax.pad_mm, strict=True):
             if size == 0:
                 assert not bool((outside & ((view.thorax[2] - patient.thorax.midline) * side > 60)).any()), seed
+    assert at_the_wall > 50
     assert 0 < np.mean(np.array(sizes) == 0) < 0.5
