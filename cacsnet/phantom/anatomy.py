@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import EllipsisType
 
 import numpy as np
@@ -20,7 +21,8 @@ from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.phantom import heart_ellipsoid, heart_polar
 from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, smooth_min
 from cacsnet.phantom.heart import Heart, random_rotation, unit
-from cacsnet.phantom.thorax import Thorax
+from cacsnet.phantom.lungs import Lungs
+from cacsnet.phantom.thorax import VERTEBRA_MM, Thorax
 from cacsnet.phantom.thorax import tube as body_tube
 
 
@@ -101,6 +103,9 @@ def doubled(values: Tensor) -> Tensor:
 
 Block = tuple[slice, ...]
 
+Tube = tuple[np.ndarray, np.ndarray]
+"""Line [n, 3] (mm) and radii [n]."""
+
 
 @dataclass
 class Tissue:
@@ -140,11 +145,41 @@ SAC_GAP_MM = 1.2
 
 PULMONARY_VEINS: list[tuple[str, list[list[float]], list[float]]] = [
     ("right_superior", [[15, -1, -16], [19, -4, -46], [29, 0, -82]], [11, 8, 5]),
-    ("left_superior", [[15, 3, 16], [19, 7, 44], [31, 14, 76]], [11, 8, 5]),
+    ("left_superior", [[15, 3, 16], [19, -2, 44], [31, -2, 76]], [11, 8, 5]),
     ("right_inferior", [[-4, 8, -24], [-8, 18, -50], [-16, 26, -82]], [10, 7, 5]),
     ("left_inferior", [[-2, 9, 22], [-6, 17, 44], [-14, 26, 74]], [9.5, 6.5, 5]),
 ]
 """Name, ends (mm, from the left atrium's middle), radii: they widen to funnels where they enter."""
+
+CARINA = [72.0, 36.0, -8.0]
+BESIDE_ARCH = [100.0, 42.0, -16.0]
+"""Where the trachea passes to the right of the aortic arch, and where it divides (heart frame mm)."""
+
+AIRWAYS: dict[str, list[tuple[list[list[float]], list[float]]]] = {
+    "bronchus_right": [
+        ([CARINA, [58, 40, -38]], [7.5, 6]),
+        ([[65, 38, -22], [70, 37, -46], [84, 34, -68]], [5, 4.5, 2.5]),
+        ([[58, 40, -38], [36, 46, -54], [8, 46, -74]], [5.5, 5, 2.5]),
+    ],
+    "bronchus_left": [
+        ([CARINA, [66, 32, 14], [60, 35, 36]], [7, 6.3, 5.5]),
+        ([[60, 35, 36], [66, 32, 56], [84, 28, 70]], [5, 4.5, 2.5]),
+        ([[60, 35, 36], [40, 49, 46], [20, 50, 64]], [5.5, 5, 2.5]),
+    ],
+}
+"""Main, upper and lower lobe bronchus of each side: ends (heart frame mm) and radii of the air in them. The main bronchi pass
+above the left atrium: the right one behind the right pulmonary artery, the left one below the left artery and the arch."""
+
+AIRWAY_WALL_MM = 1.4
+
+ARCH_END = [96.0, 42.0, 12.0]
+
+LEFT_PULMONARY_ARTERY = [[64.0, 8.0, 14.0], [77.0, 22.0, 34.0], [78.0, 38.0, 44.0], [62.0, 50.0, 55.0], [46.0, 54.0, 62.0]]
+LEFT_PULMONARY_RADII = [12, 11, 9.5, 8, 6.5]
+"""Ends (heart frame mm) and radii: from the trunk over the left main bronchus, then down behind it."""
+
+BESIDE_AORTA_MM = 3.0
+"""Least fat between the descending aorta and the left pulmonary artery or main bronchus."""
 
 WALL_MM = 2.6
 """Least distance of a chamber's wall from the chest wall: the pericardium and a little fat."""
@@ -193,6 +228,9 @@ class Patient:
         self.descending_radius = rng.uniform(10.5, 15)
         before_spine = self.thorax.spine_y - 16 - self.descending_radius + rng.uniform(-3, 6)
         self.descending = np.array([0.0, before_spine, self.thorax.midline + rng.uniform(8, 24)])
+        self.descending_line = self._place_descending_aorta()
+        self.left_pulmonary = self._beside_aorta(LEFT_PULMONARY_ARTERY, np.array(LEFT_PULMONARY_RADII) * self.heart_scale)
+        self.airways = self._place_airways()
         self.warp = Lattice(rng, rng.uniform(45, 80), 3)
         self.warp_mm = rng.uniform(1.0, 3.2) * spread
         self.fine_warp = Lattice(rng, 22.0, 3)
@@ -205,6 +243,7 @@ class Patient:
         self.mediastinal_fat_mm = float(rng.uniform(1.0, 5.0))
         self.bridged_mm = float(rng.uniform(6, 20))
         self.clutter = [self._draw_clutter(rng) for _ in range(rng.poisson(10 if self.wide else 4))]
+        self.lungs = Lungs(rng, self.thorax)
         self.fields: dict[str, Callable[[View], Tensor]] = {
             "ring": lambda v: self.thorax.ring(v.thorax),
             "texture": lambda v: self.texture(v.thorax),
@@ -234,6 +273,11 @@ class Patient:
         for _ in range(12):
             p = rigid - self.warp_mm * self.warp(p) - self.fine_warp_mm * self.fine_warp(p)
         return p.T.numpy().astype(float)
+
+    def _in_thorax(self, q: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+        """Heart frame [n, 3] to thorax frame."""
+        turned: np.ndarray = np.asarray(q, float) @ (self.heart_rotation * self.heart_scale)
+        return turned
 
     def _heart_surface(self, scale: float) -> tuple[Tensor, float, float]:
         """The front of a heart of a given scale: float32 [4, n], points (z, y, x) mm of the thorax frame with the distance that
@@ -282,7 +326,7 @@ class Patient:
         return centre, direction, rng.uniform(1.5, 9), rng.uniform(-90, 45)
 
     def great_vessels(self) -> dict[str, Callable[[View], Tensor]]:
-        """Distances to the vessels above the heart, oesophagus and trachea, which the lungs lie against."""
+        """Distances to the vessels above the heart, oesophagus and airway, which the lungs lie against."""
         heart, d, dr, m, scale = self.heart, self.descending, self.descending_radius, self.thorax.midline, self.heart_scale
 
         def tube(line: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
@@ -290,16 +334,56 @@ class Patient:
             return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
 
         cava = [list(heart.ra_centre + np.array([22, 4, 4])), [60, 6, -41], [120, 6, -38]]
-        aorta = [[-150, d[1] + 6, d[2] - 8], [0, d[1], d[2]], [70, d[1] - 4, d[2]], [95, 40, d[2] - 2]]
+        before_spine = self.thorax.spine_y - VERTEBRA_MM
         return {
             "pulmonary_right": tube([[62, 10, 12], [56, 20, -18], [48, 28, -58]], [12, 11, 8]),
-            "pulmonary_left": tube([[64, 8, 14], [64, 32, 36], [48, 48, 52]], [12, 11, 8]),
+            "pulmonary_left": body_tube(self.left_pulmonary, np.array(LEFT_PULMONARY_RADII) * scale),
             "vena_cava_superior": tube(cava, [10, 9.5, 9]),
-            "arch": tube([list(heart.root[-1]), [96, 42, 12]], [0.9 * heart.root_radii[-1], dr]),
-            "descending_aorta": body_tube(aorta, [dr] * 4),
-            "oesophagus": body_tube([[-90, d[1] - 10, m + 4], [100, d[1] - 6, m]], [8, 7]),
-            "trachea": body_tube([[150, 22, m], [66, 34, m + 2]], [10.5, 10.5]),
+            "arch": tube([list(heart.root[-1]), ARCH_END], [0.9 * heart.root_radii[-1], dr]),
+            "descending_aorta": body_tube(self.descending_line, [dr] * 4),
+            "oesophagus": body_tube([[-90, d[1] - 10, m + 4], [100, before_spine - 10, m + 2]], [8, 7]),
+            "airway": self._airway([lines[0] for lines in self.airways.values()], AIRWAY_WALL_MM),
         }
+
+    def _place_descending_aorta(self) -> np.ndarray:
+        """Axis [4, 3], thorax frame: from the arch down behind the left main bronchus, beside the spine."""
+        _, y, x = self.descending
+        ends, radii = AIRWAYS["bronchus_left"][0]
+        bronchus = torch.tensor(self._in_thorax(ends), dtype=torch.float32)
+        keep = self.descending_radius + max(radii) + AIRWAY_WALL_MM + BESIDE_AORTA_MM
+        behind = np.array([self._in_thorax(ends)[1][0], y, x])
+        while float(capsule_chain(torch.tensor(behind, dtype=torch.float32), bronchus, torch.zeros(len(ends)))) < keep:
+            behind += [0.0, 1.0, 0.5]
+        return np.stack([[-150, y + 6, x - 8], [0, y, x], behind, self._in_thorax([ARCH_END])[0]])
+
+    def _beside_aorta(self, ends: Sequence[Sequence[float]], radii: np.ndarray) -> np.ndarray:
+        """A tube's line [n, 3] (from the heart to the thorax frame) moved to the left, point by point, until it clears the
+        descending aorta."""
+        line, aorta = self._in_thorax(ends), torch.tensor(self.descending_line, dtype=torch.float32)
+        keep = torch.tensor(radii + self.descending_radius + BESIDE_AORTA_MM, dtype=torch.float32)
+        for _ in range(60):  # mm
+            near = capsule_chain(torch.tensor(line.T, dtype=torch.float32), aorta, torch.zeros(len(aorta))) < keep
+            if not bool(near.any()):
+                break
+            line[near.numpy(), 2] += 1.0
+        return line
+
+    def _place_airways(self) -> dict[str, list[Tube]]:
+        """Lines (thorax frame) and radii of the air: trachea; main bronchi, each followed by its lobar bronchi."""
+        top = [150.0, 30.0, self.thorax.midline]
+        out = {"trachea": [(np.stack([top, *self._in_thorax([BESIDE_ARCH, CARINA])]), np.full(3, 9.0))]}
+        for name, tubes in AIRWAYS.items():
+            place = self._in_thorax if name == "bronchus_right" else self._left_bronchus
+            out[name] = [(place(ends), np.array(radii)) for ends, radii in tubes]
+        return out
+
+    def _left_bronchus(self, ends: Sequence[Sequence[float]]) -> np.ndarray:
+        return self._beside_aorta(ends, np.full(len(ends), 5.0 + AIRWAY_WALL_MM))
+
+    def _airway(self, tubes: Sequence[Tube], wider_mm: float = 0.0) -> Callable[[View], Tensor]:
+        """Distance to airways, ``wider_mm`` beyond the air in them."""
+        sdfs = [body_tube(line, radii + wider_mm) for line, radii in tubes]
+        return lambda v: torch.stack([sdf(v) for sdf in sdfs]).amin(0)
 
     def _mediastinum_field(self, v: View) -> Tensor:
         """Distance to what the lungs lie against in the middle of the chest: sac and great vessels with the fat between
@@ -320,10 +404,7 @@ class Patient:
             return lambda v: mean + sd * v.field("texture")[0]
 
         def lung(v: View) -> Tensor:
-            distance = self.lung_lines(v.thorax).square().sum(0).sqrt()
-            vessels = (1 - distance / 0.16).clamp(0, 1)
-            near = (1.3 - (v.thorax[1:] / 130).square().sum(0).sqrt()).clamp(0.1, 1)
-            return t.lung + 25 * v.field("coarse_texture")[0] + 12 * v.field("texture")[1] + 800 * vessels * near
+            return self.lungs.hu(v, t.lung, self.lung_lines(v.thorax))
 
         def bone(v: View) -> Tensor:
             return t.trabecular * (1 + 0.22 * v.field("texture")[0] + 0.25 * v.field("coarse_texture")[1])
@@ -344,6 +425,11 @@ class Patient:
 
         def pulmonary_vein(ends: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
             return tube([beside(heart.la_centre, *end) for end in ends], radii)
+
+        def left_ventricle(p: Tensor) -> Tensor:
+            """Half way between both where the left atrium (its appendage lies on the ventricle) reaches into the muscle."""
+            muscle = heart.lv_outer_sdf(p)
+            return torch.maximum(muscle, 0.5 * (muscle - heart.la_sdf(p)))
 
         def chamber(sdf: Callable[[Tensor], Tensor]) -> Callable[[View], Tensor]:
             return lambda v: sdf(v.heart) * scale
@@ -380,20 +466,20 @@ class Patient:
                  lambda v: chest.abdomen_hu(v, t.liver, t.fat)),
             Part("diaphragm", diaphragm, t.muscle, fine=True),
             Part("lung", chest.lung, lung),
+            *(Part("scar", partial(self.lungs.scar, which=k), band[-1], fine=True) for k, band in enumerate(self.lungs.scars)),
+            *([Part("effusion", self.lungs.effusion, self.lungs.effusion_hu)] if self.lungs.effusion_mm.any() else []),
             Part("pads", chest.pads, textured(t.fat, 8)),
             Part("thymus", thymus, lambda v: self.thymus_hu + 12 * v.field("texture")[0]),
             Part("oesophagus", vessel["oesophagus"], textured(35, 12)),
             Part("azygos", body_tube(azygos, [4, 5, 5]), hu["ra"], fine=True),
             Part("descending_aorta", vessel["descending_aorta"], hu["aorta"]),
-            Part("trachea_wall", vessel["trachea"], 40.0, fine=True),
-            Part("trachea", body_tube([[150, 22, m], [66, 34, m + 2]], [9, 9]), -990.0, fine=True),
-            Part("bronchus_right", body_tube([[66, 34, m + 1], [44, 44, m - 34]], [7.5, 6]), -990.0, fine=True),
-            Part("bronchus_left", body_tube([[66, 34, m + 3], [46, 46, m + 42]], [7, 5.5]), -990.0, fine=True),
             Part("upper_vessels", upper_vessels, hu["aorta"], fine=True),
             Part("pulmonary_right", vessel["pulmonary_right"], hu["trunk"], s["pulmonary_artery"]),
             Part("pulmonary_left", vessel["pulmonary_left"], hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
             Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle, fine=True),
+            *(Part(f"{way}_wall", self._airway(tubes, AIRWAY_WALL_MM), 30.0, fine=True) for way, tubes in self.airways.items()),
+            *(Part(way, self._airway(tubes), -990.0, fine=True) for way, tubes in self.airways.items()),
             *(Part(f"vein_{side}", pulmonary_vein(ends, radii), hu["la"]) for side, ends, radii in PULMONARY_VEINS),
             Part("vena_cava_superior", vessel["vena_cava_superior"], hu["ra"]),
             Part("vena_cava_inferior", tube([beside(ra, -22, 10, 4), [-80.0, 26.0, -34.0]], [12, 12]), hu["ra"]),
@@ -401,7 +487,7 @@ class Patient:
             Part("right_ventricle", chamber(heart.rv_sdf), hu["rv"], s["right_ventricle"]),
             Part("right_atrium", chamber(heart.ra_sdf), hu["ra"], s["right_atrium"]),
             Part("left_atrium", chamber(heart.la_sdf), hu["la"], s["left_atrium"]),
-            Part("myocardium", chamber(heart.lv_outer_sdf), textured(t.myocardium, 3), s["myocardium"]),
+            Part("myocardium", chamber(left_ventricle), textured(t.myocardium, 3), s["myocardium"]),
             Part("left_ventricle", chamber(heart.lv_inner_sdf), hu["lv"], s["left_ventricle"]),
             Part("papillary_muscles", chamber(heart.papillary_sdf), textured(t.myocardium, 3), None, fine=True),
             Part("trunk", chamber(heart.trunk_sdf), hu["trunk"], s["pulmonary_artery"]),

@@ -6,7 +6,7 @@ landmarks that every heart model has; places in the chest on the surface of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from cacsnet.phantom.anatomy import Patient, View
+from cacsnet.phantom.anatomy import Part, Patient, View
 from cacsnet.phantom.calcium import Bed, fill, kept, linear_part
 from cacsnet.phantom.deposits import DISTRACTORS, Deposit
 from cacsnet.phantom.heart import resample, unit
@@ -60,24 +60,45 @@ def _torch_sdf(function: Callable[[Tensor], Tensor]) -> Sdf:
     return lambda points: function(torch.from_numpy(np.ascontiguousarray(points.T)).float()).numpy().astype(float)
 
 
-def part_sdf(patient: Patient, name: str) -> Sdf | None:
-    """Signed distance to the painted part of that name, at points of the heart frame; None if this patient has none."""
-    parts = kept(patient, "parts", lambda: {p.name: p for p in patient.parts()})
-    if name not in parts:
-        return None
-    sdf_of = parts[name].sdf
+def parts_from(patient: Patient, name: str) -> list[Part]:
+    """The painted part of that name and all that are painted over it; none if this patient has no such part."""
+    parts: list[Part] = kept(patient, "parts", patient.parts)
+    return parts[next((k for k, part in enumerate(parts) if part.name == name), len(parts)) :]
+
+
+def nearest_sdf(patient: Patient, parts: Sequence[Part]) -> Sdf:
+    """Signed distance to the nearest of painted parts, at points of the heart frame."""
     to_heart = patient.to_heart(torch.eye(3)).numpy().astype(float)  # linear: columns are images of the axes
     to_thorax = np.linalg.inv(to_heart)
 
     def sdf(points: np.ndarray) -> np.ndarray:
         thorax = torch.from_numpy(to_thorax @ points.T).float()
-        return sdf_of(View(patient, thorax, patient.to_heart(thorax))).numpy().astype(float)
+        view = View(patient, thorax, patient.to_heart(thorax))
+        return torch.stack([part.sdf(view) for part in parts]).amin(0).numpy().astype(float)
 
     return sdf
 
 
+def part_sdf(patient: Patient, name: str) -> Sdf | None:
+    """Signed distance to the painted part of that name, at points of the heart frame; None if this patient has none."""
+    parts = parts_from(patient, name)
+    return nearest_sdf(patient, parts[:1]) if parts else None
+
+
+def bare(patient: Patient, name: str, points: np.ndarray) -> np.ndarray:
+    """Which of points [n, 3] (heart frame) no part covers that is painted over the one of that name, nor comes very near."""
+    over = parts_from(patient, name)[1:]
+    free: np.ndarray = nearest_sdf(patient, over)(points) > BARE_MM
+    return free
+
+
+BARE_MM = 1.0
+"""Least distance of calcium at a part's surface from what is painted over the part; the marrow lies deeper under its bone."""
+
+
 def surface_point(patient: Patient, name: str, rng: np.random.Generator, near: np.ndarray, share: float) -> np.ndarray | None:
-    """A random point at a part's surface, among the ``share`` nearest to ``near``; None if there is none around the heart."""
+    """A random point near a part's bare surface, among the ``share`` nearest to ``near``; None if there is none around the
+    heart."""
 
     def sample() -> np.ndarray:
         sdf = part_sdf(patient, name)
@@ -85,7 +106,8 @@ def surface_point(patient: Patient, name: str, rng: np.random.Generator, near: n
             return np.zeros((0, 3))
         own = np.random.default_rng([patient.seed, 14, *name.encode()])
         points = own.uniform(CHEST[0], CHEST[1], (6000, 3))
-        return points[np.abs(sdf(points)) < 8.0]
+        points = points[np.abs(sdf(points)) < 8.0]
+        return points[bare(patient, name, settle(sdf, points))] if len(points) else points
 
     points = kept(patient, f"surface of {name}", sample)
     if not len(points):
@@ -288,20 +310,30 @@ def _node(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
     return [middle + rng.normal(0, 2, 3) + _span(rng.uniform(6, 16))[:, None] * unit(line) for line in lines]
 
 
+TRIES = 12
+"""Lines tried on a part, each a little shorter than the last, until one stays where nothing covers the part."""
+
+
 def _on_part(
     names: tuple[str, ...], near: str | None = None, share: float = 0.33, reach_mm: tuple[float, float] = (8, 22)
 ) -> Callable[[Patient, np.random.Generator], list[np.ndarray]]:
-    """Lines along the surface of painted parts, the nearer to a landmark (the heart's centre) the likelier."""
+    """Lines along the bare surface of painted parts, the nearer to a landmark (the heart's centre) the likelier."""
 
     def lines(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:
         name = names[int(rng.integers(len(names)))]
         sdf = part_sdf(patient, name)
-        start = surface_point(patient, name, rng, np.zeros(3) if near is None else getattr(patient.heart, near), share)
-        if sdf is None or start is None:
-            return []
-        normal = unit(gradient(sdf, start[None])[1][0] + 1e-6)
-        span = np.linspace(-0.5, 0.5, 6)[:, None] * rng.uniform(*reach_mm)
-        return [resample(settle(sdf, start + span * _perpendicular(normal, rng), 3))]
+        length = rng.uniform(*reach_mm)
+        for _ in range(TRIES):
+            start = surface_point(patient, name, rng, np.zeros(3) if near is None else getattr(patient.heart, near), share)
+            if sdf is None or start is None:
+                break
+            normal = unit(gradient(sdf, start[None])[1][0] + 1e-6)
+            span = np.linspace(-0.5, 0.5, 6)[:, None] * length
+            line = resample(settle(sdf, start + span * _perpendicular(normal, rng), 3))
+            if bare(patient, name, line).all():
+                return [line]
+            length *= 0.9
+        return []
 
     return lines
 

@@ -24,6 +24,9 @@ FAR_MM = 1e3
 BEFORE_SPINE_MM = 6.0
 """Least room between the left atrium and the vertebrae: the oesophagus, flattened, and fat."""
 
+PAD_BACK_MM = 25.0
+"""Cardiophrenic fat pads lie in front of this y."""
+
 VERTEBRA_MM = 16.0
 """From a vertebra's middle to its front."""
 
@@ -44,6 +47,7 @@ class Thorax:
         half_width, half_depth: of the rib cage's inside at the heart's level.
         subcutaneous, wall: thickness of fat and of muscle with ribs (mm); gutter: how far the lungs reach beside the spine;
             septum: half width of the fat between them in front of the great vessels and behind the heart.
+        pad_mm: size of the fat pads beside the heart's lower edge, right and left; 0 for none.
         rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
     """
 
@@ -63,7 +67,8 @@ class Thorax:
         self.rib_rise = rng.uniform(25, 60)  # of the cartilages towards the sternum
         self.spine_phase = rng.uniform(0, 28)
         self.sternum_half = rng.uniform(14, 20)
-        self.pad_radii = rng.uniform(10, 34, (2, 3)) * (rng.random((2, 1)) < 0.8)
+        # right and left, mostly of middle size; less than 30 mm, as far as the sac's distance is known
+        self.pad_mm = (rng.uniform(6, 34, (2, 3)).mean(1) * (rng.random(2) < 0.8)).clip(0, 29)
         self.gutter = rng.uniform(14, 26)
         # in most the lungs nearly meet in front of the great vessels; a broad septum of fat is the exception
         self.septum = rng.uniform(2.0, 9.0) if rng.random() < 0.75 else rng.uniform(9.0, 26.0)
@@ -282,12 +287,15 @@ class Thorax:
         return torch.maximum(out, 3.0 - v.field("diaphragm"))
 
     def pads(self, v: View) -> Tensor:
-        """Cardiophrenic fat pads, right and left of the heart's lower front edge."""
-        out = torch.full(v.thorax.shape[1:], FAR_MM)
-        for centre, radii in zip(((-44, -38, -48), (-46, -42, 62)), self.pad_radii, strict=True):
-            if radii.min() > 0:
-                out = torch.minimum(out, ellipsoid(v.thorax, centre, None, radii))
-        return out
+        """Cardiophrenic fat pads, right and left: wedges that fill the corner between the sac, the diaphragm and the front
+        chest wall. They taper off along the sac and towards the back."""
+        high, outside = v.field("diaphragm"), v.field("ring")[0] + 1.0
+        right, left = self.pad_mm.tolist()
+        size = right + (left - right) * torch.sigmoid((v.thorax[2] - self.midline) / 12)
+        size = size * ((PAD_BACK_MM - v.thorax[1]) / 40).clamp(0, 1)
+        corner = torch.minimum(high, 0.6 * high.clamp_min(0) - outside)  # the wall counts only near the diaphragm
+        wedge = 0.7 * (v.field("sac").clamp_min(0) + corner.clamp_min(0) - size)
+        return torch.maximum(wedge, torch.maximum(outside, -high))
 
     def _draw_branch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A lung vessel from the hilum: polyline (thorax frame) and radii."""

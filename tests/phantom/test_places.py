@@ -11,9 +11,11 @@ from cacsnet.phantom.calcium import artery_beds, draw_size, fill, linear_part
 from cacsnet.phantom.deposits import DISTRACTORS, image_calcium, place
 from cacsnet.phantom.places import (
     PLACES,
+    _on_part,
     beds_of,
     draw_distractors,
     mitral_ring,
+    nearest_sdf,
     on_sac,
     part_sdf,
     surface_point,
@@ -147,6 +149,39 @@ def test_nodes_lie_outside_the_sac_and_parts_on_their_surface(patients):
             near.append(min(np.median(np.abs(part_sdf(patient, name)(line))) for name in names))
     assert len(near) > 10
     assert np.mean(np.array(near) < 2.5) > 0.85
+
+
+CHAMBERS = ("la_sdf", "ra_sdf", "rv_sdf", "lv_outer_sdf", "root_sdf", "trunk_sdf")
+
+
+@pytest.mark.parametrize("model", list(HEART_MODELS))
+def test_bronchial_calcium_lies_in_no_chamber_or_great_vessel(model):
+    found = 0
+    for seed in range(900, 908):
+        patient = Patient(seed, heart_model=model)
+        for _, line in lines_of("bronchus", [patient], 6):
+            assert min(sdf(getattr(patient.heart, name), line).min() for name in CHAMBERS) > 0
+            found += 1
+    assert found >= 40
+
+
+def test_calcium_lies_where_nothing_is_painted_over_its_part(patients):
+    """The right pulmonary artery is partly covered by the aorta, the sac and the airways."""
+    covered, found = 0, 0
+    for patient in patients:
+        parts = patient.parts()
+        rng = np.random.default_rng(patient.seed)
+        for name in ("pulmonary_right", "descending_aorta", "trachea"):
+            first = next(k for k, part in enumerate(parts) if part.name == name)
+            over = nearest_sdf(patient, parts[first + 1 :])
+            own = part_sdf(patient, name)
+            anywhere = rng.uniform((-60, -40, -60), (100, 80, 60), (4000, 3))
+            covered += (over(anywhere[own(anywhere) < 0]) < 0).sum()
+            for line in _on_part((name,))(patient, rng) + _on_part((name,))(patient, rng):
+                assert over(line).min() > 0.5, name
+                found += 1
+    assert found >= 12
+    assert covered > 50
 
 
 def test_what_a_patient_has_not_gets_no_calcium(patients):
