@@ -1,9 +1,9 @@
 """A second digital phantom of cardiac CT without contrast, sharing no code with the one that the network trains on.
 
-``make(seed)`` draws a patient and a scanner and returns the scan with the vessel of each calcified voxel. The anatomy is made of
-level sets on a coarse lattice whose coordinates are warped by smooth noise: chambers are metaballs, the chest is a lofted spline
-contour, vessels and bones are swept splines. The coronary arteries are not drawn but *settled*: a guessed course slides along the
-surface of the heart until it lies in the seam between two chambers, and fat is carved around it. A plaque is a pile of small
+``make(seed)`` draws a patient and a scanner and returns the scan with the vessel of each calcified voxel. The anatomy is made
+of level sets on a coarse lattice whose coordinates are warped by smooth noise: chambers are metaballs, the chest is a lofted
+spline contour, vessels and bones are swept splines. Coronary arteries are not drawn but *settled*: a guessed course slides
+along the heart until it lies in the seam of two chambers, and fat is carved around it. A plaque is a pile of small
 grains on the wall of its artery. Lattices are interpolated slice by slice and painted with partial coverage; small things are
 painted on top.
 
@@ -26,6 +26,8 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.floating]
+Grains = tuple[Array, float]  # centres [n, 3] and their common radius
+Layers = list[tuple[Array, Array | float]]  # level sets and the HU inside, painted in turn
 
 VESSELS = ("LM", "LAD", "LCX", "RCA", "other")  # owner 1 to 5
 FAR = 30.0  # what a level set holds where it was not evaluated
@@ -46,7 +48,7 @@ class IndependentScan:
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels to paint: ``slices`` sub-slices ``dz`` apart of ``matrix`` x ``matrix`` pixels of ``pixel``; ``origin`` (x, y, z)."""
+    """Voxels to paint: ``slices`` sub-slices ``dz`` apart, ``matrix`` squared pixels of ``pixel``; ``origin`` is (x, y, z)."""
 
     origin: Array
     pixel: float
@@ -121,7 +123,7 @@ class Lattice:
         return out
 
     def tube(self, course: Array, squeeze: Sequence[float] = (1, 1, 1), warped: bool = True) -> Array:
-        """Swept spline through ``course`` [n, 4] (x, y, z, radius); ``squeeze`` < 1 along an axis makes the section longer there."""
+        """Swept spline through ``course`` [n, 4] (x, y, z, radius); ``squeeze`` < 1 lengthens sections along an axis."""
         out, fine = self.full(), sweep(course, 1.5)
         box = self.box(fine[:, :3], (20 + fine[:, 3].max()) / min(squeeze))
         xyz = (self.warped if warped else self.straight)[(slice(None), *box)]
@@ -141,10 +143,8 @@ class Lattice:
 
     def push(self, values: Array, points: Array, target: float, weight: Array | float = 1.0) -> Array:
         """``points`` [n, 3] moved one damped Newton step, 4 mm at most, towards the level ``target``."""
-        h = 1.5
-        slope = np.stack(
-            [self.sample(values, points + h * e) - self.sample(values, points - h * e) for e in np.eye(3)], 1
-        ) / (2 * h)
+        ahead, behind = ([self.sample(values, points + sign * e) for e in 1.5 * np.eye(3)] for sign in (1, -1))
+        slope = np.stack(ahead, 1) / 3 - np.stack(behind, 1) / 3
         miss = self.sample(values, points) - target
         move = 0.6 * miss[:, None] * slope / np.maximum((slope**2).sum(1, keepdims=True), 0.1)
         length = np.linalg.norm(move, axis=1, keepdims=True)
@@ -156,9 +156,8 @@ def sweep(course: Array, step: float) -> Array:
     course = np.asarray(course, float)
     knots = np.append(0, np.cumsum(np.linalg.norm(np.diff(course[:, :3], axis=0), axis=1) + 1e-6))
     count = max(2, round(knots[-1] / step) + 1)
-    return CubicSpline(knots, course, bc_type="natural")(np.linspace(0, knots[-1], count)) if len(course) > 2 else np.stack(
-        [np.linspace(a, b, count) for a, b in course.T], 1
-    )
+    spline = CubicSpline(knots, course, bc_type="natural" if len(course) > 2 else "not-a-knot")
+    return spline(np.linspace(0, knots[-1], count))
 
 
 def merge(*levels: Array, k: float) -> Array:
@@ -185,7 +184,7 @@ class Patient:
     width: float
     depth: float
     blood_hu: float
-    layers: list[tuple[Array, Array | float]] = field(default_factory=list)
+    layers: Layers = field(default_factory=list)
     arteries: dict[str, list[Array]] = field(default_factory=dict)
 
 
@@ -199,7 +198,7 @@ CHAMBERS = {
     "RA": [(-35, 0, 17, 16), (-37, 2, 2, 18), (-33, 7, -14, 14), (-23, 14, 8, 10)],
 }  # fmt: skip
 APPENDAGES = {
-    "LA": [(22, 24, 30, 8), (33, 11, 37, 9), (35, -2, 37, 7), (31, -10, 34, 5)],
+    "LA": [(21, 24, 31, 8), (33, 11, 39, 9), (36, -2, 40, 7), (32, -11, 37, 5)],
     "RA": [(-33, -9, 26, 12), (-25, -24, 31, 10), (-15, -31, 33, 6)],
 }
 AORTA = [(0, -3, 13, 12), (-4, -9, 26, 16), (-8, -13, 43, 14.5), (-12, -13, 64, 15.5), (-10, -5, 86, 15), (2, 14, 101, 13.5)]
@@ -305,8 +304,8 @@ def build_abdomen(lattice: Lattice, patient: Patient) -> Array:
     stomach = lattice.metaballs(np.array([(48, -8, low - 34, 26), (66, 10, low - 32, 24)]))
     spleen = lattice.metaballs(np.array([(88, 62, low - 40, 20), (78, 78, low - 46, 18)]))
     patient.layers += [
-        (domes, 45.0), (domes + 2.5, -98 + 6 * lattice.mottle), (liver, 58 + 2 * lattice.mottle), (np.maximum(stomach, domes + 3), 30.0),
-        (np.maximum(spleen, domes + 3), 50.0),
+        (domes, 45.0), (domes + 2.5, -98 + 6 * lattice.mottle), (liver, 58 + 2 * lattice.mottle),
+        (np.maximum(stomach, domes + 3), 30.0), (np.maximum(spleen, domes + 3), 50.0),
     ]  # fmt: skip
     return domes
 
@@ -319,23 +318,25 @@ def great_vessels(lattice: Lattice, patient: Patient) -> dict[str, Array]:
     return vessels | {name: lattice.tube(patient.pose(course)) for name, course in BRANCHES.items()}
 
 
-def build_mediastinum(lattice: Lattice, patient: Patient, heart: Array, vessels: dict[str, Array]) -> Array:
+def build_mediastinum(lattice: Lattice, patient: Patient, heart: Array, vessels: dict[str, Array], domes: Array) -> Array:
     """Fat around heart and great vessels with airway and gullet; returns its envelope."""
     pose = patient.pose
-    airway = lattice.tube(pose([(-12, 38, 120, 8), (-12, 42, 98, 8), (-12, 44, 82, 8)]))
-    for bronchus in ([(-12, 44, 82, 7), (-28, 41, 70, 6.5), (-46, 38, 58, 5)], [(-12, 44, 82, 7), (8, 43, 66, 6), (38, 42, 52, 5)]):
-        airway = np.minimum(airway, lattice.tube(pose(bronchus)))
+    carina = (-12, 44, 82, 7)
+    tubes = ([(-12, 38, 120, 8), (-12, 42, 98, 8), carina], [carina, (-28, 41, 70, 6.5), (-46, 38, 58, 5)],
+             [carina, (8, 43, 66, 6), (38, 42, 52, 5)])  # fmt: skip
+    airway = np.minimum.reduce([lattice.tube(pose(tube)) for tube in tubes])
     gullet = lattice.tube(np.array([(3, 62, 110, 6), (2, 66, 40, 6.5), (5, 66, 0, 6.5), (12, 58, -60, 7)]), (0.7, 1, 1))
     spine = lattice.tube(np.array([(0, 92, 150, 18), (0, 92, -150, 18)]))
     front = lattice.tube(np.array([(0, -72, 150, 7), (0, -72, -150, 7)]), (0.5, 1, 1))
     body = merge(heart, *(vessels[n] for n in ("aorta", "PA", "SVC")), airway, gullet, spine - 1, front, k=22)
-    pads = lattice.metaballs(pose([(58, -52, -34, 2.2 * patient.fat_mm), (20, -58, -36, 1.8 * patient.fat_mm), (-34, -44, -30, 2.2 * patient.fat_mm)]))
-    body = merge(body - 1.5 - 0.5 * patient.fat_mm * (1 + 0.3 * lattice.swell), pads, k=12)
+    pads = np.array([(58, -52, -34, 2.2), (20, -58, -36, 1.8), (-34, -44, -30, 2.2)]) * [1, 1, 1, patient.fat_mm]
+    body = merge(body - 1.5 - 0.5 * patient.fat_mm * (1 + 0.3 * lattice.swell), lattice.metaballs(pose(pads)), k=12)
+    body = np.maximum(body, -2 - domes - np.maximum(lattice.straight[1] - 45, 0))
     patient.layers += [(body, -97 + 7 * lattice.mottle), (airway - 1.5, 20.0), (airway, -985.0), (gullet, 36.0)]
     return body
 
 
-def build_heart(lattice: Lattice, patient: Patient, vessels: dict[str, Array]) -> tuple[Array, list[tuple[Array, Array | float]]]:
+def build_heart(lattice: Lattice, patient: Patient, vessels: dict[str, Array]) -> tuple[Array, Layers]:
     """Settles the arteries, carves their fat and paints the heart; returns the pericardium and the layers to paint."""
     pose, blood = patient.pose, patient.blood_hu
     chambers = {name: lattice.metaballs(pose(balls), 4.0 * patient.size) for name, balls in CHAMBERS.items()}
@@ -344,11 +345,12 @@ def build_heart(lattice: Lattice, patient: Patient, vessels: dict[str, Array]) -
         chambers[name] = merge(chambers[name], lattice.tube(pose(course)), k=5)
     root = lattice.tube(pose(AORTA[:3]))
     pulmonary = lattice.tube(pose(PULMONARY[:2]))
+    core = merge(*seams.values(), root, pulmonary, k=5)  # arteries pass under the appendages
     muscle = merge(*chambers.values(), root, pulmonary, k=5)
     sac = merge(*chambers.values(), root, pulmonary, k=22) - patient.fat_mm * np.maximum(0.6 + 0.45 * lattice.swell, 0.15)
     trench = lattice.full()
-    for name, (guess, seam, depth, radii, gutter) in COURSES.items():
-        course = settle_course(lattice, patient, name, muscle, seam and (seams[seam[0]] - seams[seam[1]]), depth)
+    for name, (_, seam, depth, radii, gutter) in COURSES.items():
+        course = settle_course(lattice, patient, name, core, seam and (seams[seam[0]] - seams[seam[1]]), depth)
         course = np.hstack([course, np.linspace(*radii, len(course))[:, None] * patient.size])
         patient.arteries.setdefault(OWNERS[name], []).append(course)
         sleeve = course[::2] * [1, 1, 1, 0]
@@ -360,7 +362,8 @@ def build_heart(lattice: Lattice, patient: Patient, vessels: dict[str, Array]) -
     carved = np.maximum(np.maximum(muscle, -trench), sac + 2.0)
     walls = {"LV": 8.5 * patient.size, "RV": 3.5, "LA": 2.0, "RA": 2.0}
     vessels |= {name: np.maximum(vessels[name], -trench) for name in ("aorta", "PA")}
-    layers: list[tuple[Array, Array | float]] = [(sac, 15.0), (sac + 0.9, -92 + 7 * lattice.mottle), *((v, blood) for v in vessels.values()), (carved, blood + patient.rng.uniform(2, 9))]
+    layers: Layers = [(sac, 15.0), (sac + 0.9, -92 + 7 * lattice.mottle), *((v, blood) for v in vessels.values())]
+    layers.append((carved, blood + patient.rng.uniform(2, 9)))
     layers += [(np.maximum(chambers[n] + wall, carved + 1.5), blood) for n, wall in walls.items()]
     layers += [(np.maximum(root, -trench), blood + 2), (np.maximum(pulmonary, -trench), blood)]
     return sac, layers
@@ -372,9 +375,8 @@ def settle_course(lattice: Lattice, patient: Patient, name: str, muscle: Array, 
     course = sweep(guess, 2.0)
     if name in PARENTS:
         trunk = patient.arteries[OWNERS[PARENTS[name]]][0][:, :3]
-        start = trunk[-1] if PARENTS[name] == "LM" or name in ("PDA", "posterolateral") else trunk[
-            np.argmin(np.linalg.norm(trunk - course[0], axis=1))
-        ]
+        at_end = name in ("LAD", "LCX", "PDA", "posterolateral")
+        start = trunk[-1 if at_end else np.argmin(np.linalg.norm(trunk - course[0], axis=1))]
         fade = np.exp(-np.arange(len(course))[:, None] / 8)
         course = course + fade * (start - course[0])
     anchor, along = course[0].copy(), 2.0 * np.arange(len(course))
@@ -398,12 +400,12 @@ def build_bones(lattice: Lattice, patient: Patient, cage: Array, calcium: float)
     body = merge(column(7, 11.5), column(0, 13.5), k=8) - waist
     disc = np.cos(phase) - 0.83
     arch = lattice.full()
-    for bar in ([(11, 102, 6), (14, 114, 5)], [(14, 114, 5), (5, 128, 4)], [(0, 128, 3), (0, 150, 3.2)], [(13, 115, 5), (34, 124, 4)]):
-        rows = np.array([(a, b, 0.0, r) for a, b, r in bar])
-        a, b = rows[0, :2], rows[1, :2]
-        t = np.clip(((np.abs(x) - a[0]) * (b - a)[0] + (y - a[1]) * (b - a)[1]) / ((b - a) ** 2).sum(), 0, 1)
-        gap = np.hypot(np.abs(x) - a[0] - t * (b - a)[0], y - a[1] - t * (b - a)[1])
-        arch = np.minimum(arch, gap - rows[0, 3] * (0.75 - 0.4 * np.cos(phase)))
+    bars = ((11, 102, 14, 114, 6), (14, 114, 5, 128, 5), (0, 128, 0, 150, 3), (13, 115, 34, 124, 5))  # from, to, half width
+    for *ends, r in bars:
+        a, way = np.array(ends[:2]), np.subtract(ends[2:], ends[:2])
+        t = np.clip(((np.abs(x) - a[0]) * way[0] + (y - a[1]) * way[1]) / (way**2).sum(), 0, 1)
+        gap = np.hypot(np.abs(x) - a[0] - t * way[0], y - a[1] - t * way[1])
+        arch = np.minimum(arch, gap - r * (0.75 - 0.4 * np.cos(phase)))
     patient.layers += [(body, cortex), (body + 1.3, marrow), (np.maximum(body + 0.5, -12 * disc), 80.0)]
     patient.layers += [(arch, cortex), (arch + 1.5, marrow), (np.hypot(x, y - 113) - 8.5, 25.0)]
     bone, cartilage = lattice.full(), lattice.full()
@@ -414,20 +416,22 @@ def build_bones(lattice: Lattice, patient: Patient, cage: Array, calcium: float)
     plate = np.array([(0, -69, 130, 5.0), (0, -75, 30, 5.5), (0, -75.5, -30, 4.5), (0, -74, -60, 2)]) * [1, patient.depth, 1, 1]
     sternum = lattice.tube(plate, (0.33, 1, 1))
     patient.layers += [
-        (cartilage, rng.uniform(75, 120)), (bone, cortex), (bone + 1.3, marrow), (sternum, 0.75 * cortex), (sternum + 1.2, 0.8 * marrow),
+        (cartilage, rng.uniform(75, 120)), (bone, cortex), (bone + 1.3, marrow), (sternum, 0.75 * cortex),
+        (sternum + 1.2, 0.8 * marrow),
     ]  # fmt: skip
 
 
 def rib_courses(lattice: Lattice, patient: Patient, cage: Array) -> list[Array]:
     """Ribs [n, 4] of both sides: round the cage, falling to the front and rising again as cartilage to the sternum."""
-    plan = [(14, 112), (45, 122), (88, 108), (112, 70), (119, 20), (102, -31), (68, -63), (40, -74), (20, -76)]
-    fall = np.array([0, -3, -12, -28, -46, -62, -70, -55, -40.0])
+    plan = np.array([
+        (14, 112, 0, 3.8), (45, 122, -3, 3.8), (88, 108, -12, 3.8), (112, 70, -28, 3.8), (119, 20, -46, 3.8),
+        (102, -31, -62, 3.8), (68, -63, -70, 3.8), (40, -74, -55, 3.8), (20, -76, -40, 3.8),
+    ])  # fmt: skip
     ribs = []
     for level in range(-2, 8):
         height = 27.0 * level + patient.rng.normal(0, 2)
         for side in (-1, 1):
-            rows = [(side * px * patient.width, py * patient.depth, height + dz, 3.8) for (px, py), dz in zip(plan, fall, strict=True)]
-            rib = sweep(np.array(rows), 3.0)
+            rib = sweep(plan * [side * patient.width, patient.depth, 1, 1] + [0, 0, height, 0], 3.0)
             rib = rib[(rib[:, 2] > lattice.origin[2] - 20) & (rib[:, 2] < lattice.straight[2].max() + 20)]
             if len(rib) < 8:
                 continue
@@ -461,7 +465,7 @@ def lung_vessels(lattice: Lattice, patient: Patient, cage: Array, body: Array, d
 
 @dataclass(frozen=True)
 class Plaque:
-    """Grains of calcium: centres [n, 3], their common radius, the HU they add at 120 kVp and the vessel (1 to 5)."""
+    """Grains of calcium, the HU that they add at 120 kVp and the vessel (1 to 5)."""
 
     grains: Array
     radius: float
@@ -469,11 +473,8 @@ class Plaque:
     owner: int
 
 
-def wall_grains(rng: Generator, course: Array, middle: float, length: float, spread: float, depth: float) -> tuple[Array, float]:
-    """Grains on the wall of a swept ``course`` [n, 4]: around ``middle``, ``length`` long, +-``spread`` radians wide, ``depth`` thick.
-
-    Returns the centres and the radius of the grains.
-    """
+def wall_grains(rng: Generator, course: Array, middle: float, length: float, spread: float, depth: float) -> Grains:
+    """Grains on the wall of ``course`` [n, 4]: ``length`` at ``middle``, ``spread`` radians to each side, ``depth`` thick."""
     fine = sweep(course, 0.25)
     along = 0.25 * np.arange(len(fine))
     middle = float(np.clip(middle, length / 2, max(along[-1] - length / 2, length / 2)))
@@ -495,7 +496,7 @@ def wall_grains(rng: Generator, course: Array, middle: float, length: float, spr
 
 
 def draw_plaque(rng: Generator, courses: list[Array], owner: int, left: float) -> tuple[Plaque, float]:
-    """A speck, an arc or a long shell in one of the ``courses``, and its Agatston score, roughly; ``left`` is what is still to place."""
+    """A speck, an arc or a long shell in one of the ``courses``, and roughly its Agatston score; ``left`` is still to place."""
     course = courses[0] if len(courses) == 1 or rng.random() < 0.8 else courses[rng.integers(1, len(courses))]
     total = float(np.linalg.norm(np.diff(course[:, :3], axis=0), axis=1).sum())
     kind = rng.choice(3, p=(0.7, 0.3, 0) if left < 25 else (0.25, 0.6, 0.15) if left < 150 else (0.15, 0.4, 0.45))
@@ -508,19 +509,20 @@ def draw_plaque(rng: Generator, courses: list[Array], owner: int, left: float) -
 
 
 def coronary_plaques(rng: Generator, arteries: dict[str, list[Array]]) -> list[Plaque]:
-    """None in a sixth of the patients; otherwise a lognormal burden up to 3000, shared among the vessels."""
+    """None in a sixth of the patients, few in a sixth; otherwise a lognormal burden up to 3000, shared among the vessels."""
     if rng.random() < 1 / 6:
         return []
-    burden = float(np.clip(np.exp(rng.normal(np.log(130), 1.5)), 2, 3000))
+    middle, spread = (2.0, 0.9) if rng.random() < 0.2 else (5.0, 1.5)
+    burden = float(np.clip(np.exp(rng.normal(middle, spread)), 1, 3000))
     shares = rng.dirichlet(3.5 * np.array([0.07, 0.46, 0.18, 0.29]))
     plaques: list[Plaque] = []
     for number in np.argsort(-shares):
         left, name = burden * shares[number], VESSELS[number]
         for _ in range(40):
-            if left < 1.5 and plaques:
+            if left < 2.5 and plaques:
                 break
             plaque, score = draw_plaque(rng, arteries[name], int(number) + 1, left)
-            if score < 1.4 * left + 3:
+            if score < 1.4 * left + 2:
                 plaques.append(plaque)
                 left -= score
     return plaques
@@ -551,9 +553,9 @@ def other_calcium(rng: Generator, lattice: Lattice, patient: Patient, sac: Array
             add(spot + rng.normal(0, rng.uniform(0.4, 1.6), (rng.integers(2, 30), 3)), 0.5, 300, 1100)
     if rng.random() < 0.2:
         ring = patient.pose([(36, 8, 12, 1.5), (35, 20, 4, 1.8), (24, 26, -5, 1.8), (12, 25, -7, 1.5)])
-        add(*wall_grains(rng, ring, rng.uniform(0, 40), rng.uniform(4, 35), 1.5, 1.8), 400, 1100)
+        add(*wall_grains(rng, ring, rng.uniform(0, 40), rng.uniform(4, 22), 1.3, 1.4), 400, 1100)
     if rng.random() < 0.1:
-        patch = patient.pose([(-15, -50, -10)]) + rng.normal(0, [14, 5, 12], 3) + rng.normal(0, [7, 2, 4], (220, 3))
+        patch = patient.pose([(-15, -50, -10)]) + rng.normal(0, [14, 5, 12], 3) + rng.normal(0, [7, 2, 4], (120, 3))
         for _ in range(12):
             patch = lattice.push(sac, patch, -0.6)
         add(patch, 0.6, 300, 900)
@@ -561,7 +563,7 @@ def other_calcium(rng: Generator, lattice: Lattice, patient: Patient, sac: Array
         node = patient.pose([(-26, 34, 52), (2, 40, 60), (40, 30, 48)])[rng.integers(3)]
         add(node + rng.normal(0, 1.3, (rng.integers(10, 60), 3)), 0.6, 300, 1200)
     for _ in range(rng.poisson(0.7)):
-        spot = np.array([rng.choice([-1, 1]) * rng.uniform(24, 50), -82 * patient.depth, rng.uniform(-50, 50)])
+        spot = np.array([rng.choice([-1, 1]) * rng.uniform(24, 48), -72 * patient.depth, rng.uniform(-50, 50)])
         add(spot + rng.normal(0, [3, 1, 2], (25, 3)), 0.5, 120, 320)
     return found
 
@@ -630,8 +632,8 @@ def plaque_cover(grid: Grid, plaque: Plaque) -> tuple[NDArray[np.intp], Array]:
     index, centres = grid.voxels(plaque.grains, plaque.radius + half)
     near = np.isfinite(tree.query(centres, distance_upper_bound=plaque.radius + half)[0]) if len(index) else np.zeros(0, bool)
     index, centres = index[near], centres[near]
-    counts = np.ceil(grid.step / 0.25).astype(int)
-    offsets = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n - 0.5 for n in counts], indexing="ij"), -1).reshape(-1, 3) * grid.step
+    shares = [(np.arange(n) + 0.5) / n - 0.5 for n in np.ceil(grid.step / 0.25).astype(int)]
+    offsets = np.stack(np.meshgrid(*shares, indexing="ij"), -1).reshape(-1, 3) * grid.step
     samples = (centres[:, None] + offsets).reshape(-1, 3)
     hit = np.isfinite(tree.query(samples, distance_upper_bound=plaque.radius)[0])
     return index, hit.reshape(-1, len(offsets)).mean(1)
@@ -673,14 +675,14 @@ def draw_protocol(rng: Generator, matrix: int | None) -> Protocol:
     angle = rng.uniform(0, 2 * np.pi, 2)
     matrix = matrix or own
     return Protocol(
-        field_mm / matrix, matrix, thickness, stacked, stride, rng.uniform(0.8, 1.3), rng.uniform(12, 28), rng.uniform(0.5, 0.85),
-        (np.clip(speed * [0.8, 1.3], 0, 4) * np.stack([np.sin(angle), np.cos(angle)])).T,
+        field_mm / matrix, matrix, thickness, stacked, stride, rng.uniform(0.8, 1.3), rng.uniform(12, 28),
+        rng.uniform(0.5, 0.85), (np.clip(speed * [0.8, 1.3], 0, 4) * np.stack([np.sin(angle), np.cos(angle)])).T,
         int(rng.choice([100, 120, 130, 140], p=(0.08, 0.8, 0.07, 0.05))),
     )  # fmt: skip
 
 
 class Imager:
-    """Linear chain from sub-slices to a noise-free scan; ``hearts`` [2, z, y, x] says how far a voxel moves as left or right heart."""
+    """Linear chain from sub-slices to a noise-free scan; ``hearts`` [2, z, y, x]: shares that move as left and right heart."""
 
     def __init__(self, protocol: Protocol, hearts: Array) -> None:
         self.protocol, self.hearts = protocol, hearts
@@ -739,11 +741,11 @@ def assign_owners(shape: tuple[int, ...], images: list[tuple[int, tuple[slice, .
     return owner
 
 
-def heart_shares(painter: Painter, imager_slices: Array, sac: Array) -> Array:
-    """How much of a voxel [2, slices, y, x] moves with the left and with the right heart; ``imager_slices`` are sub-slice numbers."""
+def heart_shares(painter: Painter, numbers: Array, sac: Array) -> Array:
+    """Shares of voxels [2, slices, y, x] that move with the left and with the right heart, at sub-slices ``numbers``."""
     grid = painter.grid
     right = 1 / (1 + np.exp((grid.origin[0] + grid.pixel * np.arange(grid.matrix) + 5) / 6)).astype(np.float32)
-    inside = np.stack([np.clip(0.5 - painter.upsample(painter.plane(sac, int(k))) / 8, 0, 1) for k in imager_slices])
+    inside = np.stack([np.clip(0.5 - painter.upsample(painter.plane(sac, int(k))) / 8, 0, 1) for k in numbers])
     return np.stack([inside * (1 - right), inside * right]).astype(np.float32)
 
 
@@ -758,16 +760,17 @@ def make(seed: int, matrix: int | None = None) -> IndependentScan:
     """The scan of ``seed``; ``matrix`` replaces the drawn number of pixels along a side (the patient and the field stay)."""
     body, plan, lime, noise = (np.random.default_rng([seed, stream]) for stream in range(4))
     patient, protocol = draw_patient(body), draw_protocol(plan, matrix)
-    bottom, top = patient.pose([(45, -20, -42)])[0, 2] - plan.uniform(10, 22), patient.pose([(0, 0, 50)])[0, 2] + plan.uniform(8, 30)
-    centre = np.array([plan.uniform(2, 14), plan.uniform(-2, 14), 0]) - protocol.pixel * protocol.matrix / 2
-    grid = Grid(np.array([centre[0], centre[1], bottom]), protocol.pixel, protocol.dz, int((top - bottom) / protocol.dz), protocol.matrix)
+    bottom, top = patient.pose([(45, -20, -42), (0, 0, 50)])[:, 2] + [-plan.uniform(10, 22), plan.uniform(8, 30)]
+    corner = np.array([plan.uniform(2, 14), plan.uniform(-2, 14)]) - protocol.pixel * protocol.matrix / 2
+    count = int((top - bottom) / protocol.dz)
+    grid = Grid(np.array([*corner, bottom]), protocol.pixel, protocol.dz, count, protocol.matrix)
     lattice = Lattice(grid, 2.0 if protocol.matrix >= 256 else 3.0, body)
     cage = chest_contour(lattice, patient)
     build_trunk(lattice, patient, cage)
     domes = build_abdomen(lattice, patient)
     vessels = great_vessels(lattice, patient)
     sac, heart = build_heart(lattice, patient, vessels)
-    mediastinum = build_mediastinum(lattice, patient, sac, vessels)
+    mediastinum = build_mediastinum(lattice, patient, sac, vessels, domes)
     patient.layers += heart
     build_bones(lattice, patient, cage, protocol.calcium)
     patient.layers.append((table_level(lattice, patient), -180.0))
@@ -777,7 +780,7 @@ def make(seed: int, matrix: int | None = None) -> IndependentScan:
         for level, hu in patient.layers:
             painter.paint(canvas, level, hu, k)
     paint_courses(volume, grid, lung_vessels(lattice, patient, cage, mediastinum, domes), 35.0)
-    arteries = [course + [0, 0, 0, 0.5] for courses in patient.arteries.values() for course in courses]
+    arteries = [course + np.array([0, 0, 0, 0.5]) for courses in patient.arteries.values() for course in courses]
     paint_courses(volume, grid, [*arteries, *veins(patient)], patient.blood_hu + 2)
     starts = np.arange(0, grid.slices - protocol.stacked + 1, protocol.stride) + protocol.stacked // 2
     imager = Imager(protocol, heart_shares(painter, starts, sac))
@@ -794,7 +797,7 @@ def make(seed: int, matrix: int | None = None) -> IndependentScan:
 
 def veins(patient: Patient) -> list[Array]:
     """The great cardiac vein beside LAD and LCX, widening to the coronary sinus, and small veins beside other arteries."""
-    shift = patient.rng.normal(0, 0.5, 3) + [2.5, 2.5, 2.5]
+    shift = patient.rng.normal(2.5, 0.5, 3)
     lad, lcx = patient.arteries["LAD"][0], patient.arteries["LCX"][0]
     great = np.vstack([lad[len(lad) // 2 : 4 : -4, :3] + shift, lcx[5::4, :3] + shift * [1, 1, -1]])
     return [np.hstack([great, np.linspace(1.2, 4.2, len(great))[:, None] * patient.size])]

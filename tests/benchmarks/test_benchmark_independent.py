@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "independent_phantom.py"
 SPEC = importlib.util.spec_from_file_location("independent_phantom", FILE)
@@ -24,7 +25,7 @@ def scans():
 def plaques_of(seed):
     """What ``make`` would place on straight arteries of 60 mm: the draws do not depend on their course."""
     course = np.array([[0, 0, 0, 1.8], [0, 0, -30, 1.5], [0, 0, -60, 1.2]], float)
-    return phantom.coronary_plaques(np.random.default_rng([seed, 2]), dict.fromkeys(phantom.VESSELS[:4], [course]))
+    return phantom.coronary_plaques(np.random.default_rng([seed, 2]), {name: [course] for name in phantom.VESSELS[:4]})
 
 
 def test_imports_only_numpy_and_scipy():
@@ -74,7 +75,8 @@ def test_aorta_descends_left_of_the_spine(scans):
         middle = scan.hu[len(scan.hu) // 2].astype(float)
         rows = slice(int(centre + 52 / spacing), int(centre + 62 / spacing))
         columns = int(centre + 6 / spacing)  # the field is 2 to 14 mm left of the midline
-        left, right = middle[rows, columns : columns + int(20 / spacing)], middle[rows, columns - int(40 / spacing) : columns - int(20 / spacing)]
+        right = middle[rows, columns - int(40 / spacing) : columns - int(20 / spacing)]
+        left = middle[rows, columns : columns + int(20 / spacing)]
         assert np.median(left) > np.median(right)
 
 
@@ -90,9 +92,21 @@ def test_tissues(scans):
 
 def test_owned_voxels_are_brighter_than_their_neighbours(scans):
     for scan in scans:
-        if scan.owner.any():
-            assert np.mean(scan.hu[scan.owner > 0]) > 60
-            assert (scan.hu[scan.owner > 0] > -60).mean() > 0.8
+        owned = scan.owner > 0
+        around = ndimage.binary_dilation(owned, np.ones((1, 5, 5))) & ~ndimage.binary_dilation(owned, np.ones((1, 3, 3)))
+        if owned.any():
+            assert scan.hu[owned].mean() > scan.hu[around].mean() + 40
+    assert np.mean(np.concatenate([scan.hu[scan.owner > 0] for scan in scans])) > 80
+
+
+def test_owners_are_where_plaques_add_enough():
+    added = np.zeros((2, 6, 6), np.float32)
+    added[0, 1, 1], added[0, 2, 2], added[1, 3, 3] = 14.9, 15.0, 40.0
+    everywhere = (slice(None), slice(0, 6), slice(0, 6))
+    owner = phantom.assign_owners((2, 6, 6), [(2, everywhere, added), (4, everywhere, 0.5 * added[:, ::-1])])
+    assert owner[0, 1, 1] == 0
+    assert (owner[0, 2, 2], owner[1, 3, 3]) == (2, 2)
+    assert owner[1, 2, 3] == 4  # 20 HU of the other vessel
 
 
 def test_no_plaques_no_owner(monkeypatch):
