@@ -274,6 +274,17 @@ def chest_contour(lattice: Lattice, patient: Patient) -> Array:
     return ndimage.map_coordinates(plane, (index + 260) / 2, order=1, mode="nearest").astype(np.float32)
 
 
+def roomy_chest(lattice: Lattice, patient: Patient) -> Array:
+    """The rib cage, widened until it leaves 6 mm around the chambers."""
+    balls = np.vstack([patient.pose(chamber) for chamber in CHAMBERS.values()])
+    for _ in range(8):
+        cage = chest_contour(lattice, patient)
+        if (lattice.sample(cage, balls[:, :3]) + balls[:, 3]).max() < -6:
+            break
+        patient.width, patient.depth = 1.03 * patient.width, 1.02 * patient.depth
+    return cage
+
+
 def bump(lattice: Lattice, x0: float, y0: float, width: float) -> Array:
     """Gaussian of the cross section, the same at every height and mirrored in the midline."""
     x, y, _ = lattice.straight
@@ -283,7 +294,7 @@ def bump(lattice: Lattice, x0: float, y0: float, width: float) -> Array:
 def build_trunk(lattice: Lattice, patient: Patient, cage: Array) -> None:
     """Skin, fat, muscle and lungs, from outside to inside."""
     back, breast = bump(lattice, 28, 132, 24), bump(lattice, 75, -85, 30)
-    wall = 11 + patient.muscle_mm + 26 * back + 6 * breast + 1.5 * lattice.swell
+    wall = 11 + patient.muscle_mm + 26 * back + 30 * bump(lattice, 0, 144, 17) + 6 * breast + 1.5 * lattice.swell
     fat = patient.skin_fat_mm * (0.55 + 0.3 * breast + 0.08 * lattice.swell) + patient.rng.choice([0, 25]) * breast
     patient.layers += [
         (cage - wall - fat - 2, 15.0), (cage - wall - fat, -105 + 6 * lattice.mottle), (cage - wall, 52 + 4 * lattice.mottle),
@@ -752,7 +763,7 @@ def heart_shares(painter: Painter, numbers: Array, sac: Array) -> Array:
 def table_level(lattice: Lattice, patient: Patient) -> Array:
     """A curved couch behind the back, 8 mm thick."""
     x, y, _ = lattice.straight
-    rear = 118 * patient.depth + 11 + patient.muscle_mm + 0.6 * patient.skin_fat_mm + 34
+    rear = 118 * patient.depth + 11 + patient.muscle_mm + 0.6 * patient.skin_fat_mm + 20
     return np.abs(y - rear - 12 + x**2 / 900) - 4
 
 
@@ -765,7 +776,7 @@ def make(seed: int, matrix: int | None = None) -> IndependentScan:
     count = int((top - bottom) / protocol.dz)
     grid = Grid(np.array([*corner, bottom]), protocol.pixel, protocol.dz, count, protocol.matrix)
     lattice = Lattice(grid, 2.0 if protocol.matrix >= 256 else 3.0, body)
-    cage = chest_contour(lattice, patient)
+    cage = roomy_chest(lattice, patient)
     build_trunk(lattice, patient, cage)
     domes = build_abdomen(lattice, patient)
     vessels = great_vessels(lattice, patient)
