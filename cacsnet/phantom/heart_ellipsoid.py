@@ -32,6 +32,9 @@ from cacsnet.phantom.heart import (
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
 
+GROOVE_HEIGHT_MM = 8.0
+"""Of the left atrioventricular groove above the base: a little on the ventricle's side."""
+
 
 @dataclass
 class EllipsoidHeart(Heart):
@@ -65,8 +68,8 @@ class EllipsoidHeart(Heart):
 
     def la_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.la_centre, None, self.la_radii)
-        appendage = ellipsoid(p, self.la_centre + np.array([4, -29, 37]), None, (13, 16, 11))
-        return self.clear_of_ostia(smooth_min(body, appendage, 14.0), p)
+        appendage = ellipsoid(p, self.la_centre + np.array([14, -25, 38]), None, (13, 16, 11))
+        return self.clear_of_ostia(self.with_left_groove(smooth_min(body, appendage, 14.0), p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
@@ -109,6 +112,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     trunk = np.array([[32, -30, 14], [44, -25, 17], [58, -12, 17], [64, 8, 14]], float)  # beside the aorta, touching it
     trunk += rng.normal(0, 2.0, trunk.shape)
     trunk_radii = rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.95])
+    at_groove = (1 - ((GROOVE_HEIGHT_MM + 12 - inner[0]) / outer[0]) ** 2) ** 0.5
     tricuspid = np.array([-4.0, -16.0, -24.0])
     return EllipsoidHeart(
         base=BASE, axes=axes, root=root, root_radii=root_radii, trunk=trunk, trunk_radii=trunk_radii,
@@ -122,7 +126,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         la_radii=np.array([rng.uniform(24, 31), rng.uniform(18, 25), rng.uniform(31, 40)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
-        groove_radius=rng.uniform(19, 23),
+        groove_radius=rng.uniform(19, 23), left_groove=(GROOVE_HEIGHT_MM, at_groove * float(outer[1:].mean()) + 4.0),
     )  # fmt: skip
 
 
@@ -157,8 +161,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     axis, to_rv, third = heart.axes
     up = third if third[0] > 0 else -third  # towards the anterior interventricular groove
     right_dominant = rng.random() < 0.85
-    female = 0.91 if rng.random() < 0.4 else 1.0
-    scale = female * rng.normal(1.0, 0.08)
+    scale = heart.draw_calibre(rng)
     depth, branch_depth = 2.6, 1.9
 
     def tapered(line: np.ndarray, first_mm: float, last_mm: float) -> np.ndarray:
@@ -198,10 +201,10 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
 
     # left atrioventricular groove
-    ring_centre = BASE + axis * 9.0  # on the ventricle's side of the groove: further back the atrium bulges over it
-    end_angle = rng.uniform(120, 150) if right_dominant else rng.uniform(165, 185)
-    ring = [ray_out(heart, ring_centre, _around(up, lateral, a), depth) for a in np.arange(25.0, end_angle, 15.0)]
-    groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring]), depth), depth, keep=4)
+    crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
+    height, radius = heart.left_groove
+    ring = [BASE + height * axis + radius * _around(up, lateral, a) for a in np.arange(35.0, 190.0, 15.0)]
+    groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring, crux]), depth), depth, keep=4)
     lcx = cut(groove_line, float(np.clip(rng.normal(60, 11), 40, 90))) if right_dominant else groove_line
     arteries.append(Artery("LCX", VESSEL_INDEX["LCX"], lcx, tapered(lcx, 3.4, 1.8)))
     for number, share in enumerate(sorted(rng.uniform(0.3, 0.85, rng.integers(1, 4)))):
@@ -223,7 +226,6 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     down = down if down[0] < 0 else -down
     angles = np.arange(-40.0, rng.uniform(115, 140), 15.0)
     ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth) for a in angles]
-    crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
     rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
     rca = push_out(heart, rca, depth, keep=6)
     if not right_dominant:  # it ends at the right margin
@@ -237,8 +239,8 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         )
     )
     rows = [ray_out(heart, septum(t), -up, depth) for t in np.linspace(-0.35, rng.uniform(0.1, 0.5), 5) * reach]
-    pda = _settle(heart, np.stack([crux, *rows]), depth, 6)
     owner = "RCA" if right_dominant else "LCX"
+    pda = _settle(heart, np.stack([(rca if right_dominant else lcx)[-1], *rows]), depth, 6)
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
 
     for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", groove_line[6:])):
