@@ -32,6 +32,10 @@ from cacsnet.phantom.heart import (
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
 
+SINUS_OFFSET, SINUS_SIZE = 0.48, np.array([0.85, 0.60, 0.60])
+"""Of a sinus of Valsalva, in radii of the ascending aorta: how far from the root's axis its middle lies; its half axes along and
+across the root."""
+
 GROOVE_HEIGHT_MM = 8.0
 """Of the left atrioventricular groove above the base: a little on the ventricle's side."""
 
@@ -80,6 +84,26 @@ class EllipsoidHeart(Heart):
         )
         return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
 
+    @property
+    def sinuses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middle [3, 3] (mm) of the left, the right and the non-coronary sinus of Valsalva, and the root's direction [3] there.
+
+        A coronary artery leaves from the upper part of its sinus; the third lies opposite to both."""
+        along = unit(self.root[2] - self.root[1])
+        left, right = (unit(out - along * (out @ along)) for out in (self.left_out, self.right_out))
+        middle = 0.65 * self.root[1] + 0.35 * self.root[2]
+        return middle + SINUS_OFFSET * self.root_radii[2] * np.stack([left, right, -unit(left + right)]), along
+
+    def root_sdf(self, p: Tensor) -> Tensor:
+        """Aortic root with three gentle bulges above the valve, and ascending aorta."""
+        sdf = super().root_sdf(p)
+        middles, along = self.sinuses
+        side = unit(np.cross(along, self.left_out))
+        axes = np.stack([along, side, np.cross(along, side)])
+        for middle in middles:
+            sdf = smooth_min(sdf, ellipsoid(p, middle, axes, self.root_radii[2] * SINUS_SIZE), 4.0)
+        return sdf
+
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         return _grow_tree(self, rng)
 
@@ -108,7 +132,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float)
     root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
     radius = rng.normal(15.5, 1.7)
-    root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
+    root_radii = radius * np.array([0.88, 0.97, 1.0, 1.0, 1.0, 0.95, 0.9])
     trunk = np.array([[32, -30, 14], [44, -25, 17], [58, -12, 17], [64, 8, 14]], float)  # beside the aorta, touching it
     trunk += rng.normal(0, 2.0, trunk.shape)
     trunk_radii = rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.95])
