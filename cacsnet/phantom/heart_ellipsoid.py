@@ -32,9 +32,12 @@ from cacsnet.phantom.heart import (
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
 
-SINUS_OFFSET, SINUS_SIZE = 0.48, np.array([0.85, 0.60, 0.60])
-"""Of a sinus of Valsalva, in radii of the ascending aorta: how far from the root's axis its middle lies; its half axes along and
-across the root."""
+SINUS_OFFSET, SINUS_SIZE, OSTIUM_OFFSET = 0.48, np.array([0.85, 0.60, 0.60]), 1.05
+"""In radii of the ascending aorta: how far from the root's axis the middle of a sinus of Valsalva lies; its half axes along and
+across the root; how far from that axis the coronary ostia lie."""
+
+RIGHT_ENTRY_DEG = -15.0
+"""Where the right coronary artery enters its groove: angle around the tricuspid valve from the front, negative above it."""
 
 GROOVE_HEIGHT_MM = 8.0
 """Of the left atrioventricular groove above the base: a little on the ventricle's side."""
@@ -85,24 +88,43 @@ class EllipsoidHeart(Heart):
         return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
 
     @property
-    def sinuses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Middle [3, 3] (mm) of the left, the right and the non-coronary sinus of Valsalva, and the root's direction [3] there.
-
-        A coronary artery leaves from the upper part of its sinus; the third lies opposite to both."""
+    def sinus_axes(self) -> np.ndarray:
+        """Unit vectors [4, 3]: along the root where its sinuses are, and across it to the left, the right and the non-coronary
+        sinus of Valsalva; the third lies opposite to the other two."""
         along = unit(self.root[2] - self.root[1])
         left, right = (unit(out - along * (out @ along)) for out in (self.left_out, self.right_out))
-        middle = 0.65 * self.root[1] + 0.35 * self.root[2]
-        return middle + SINUS_OFFSET * self.root_radii[2] * np.stack([left, right, -unit(left + right)]), along
+        return np.stack([along, left, right, -unit(left + right)])
+
+    @property
+    def ostia(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right coronary ostium, in the upper part of their sinuses."""
+        middle = 0.35 * self.root[1] + 0.65 * self.root[2]
+        _, left, right, _ = OSTIUM_OFFSET * self.root_radii[2] * self.sinus_axes
+        return middle + left, middle + right
 
     def root_sdf(self, p: Tensor) -> Tensor:
         """Aortic root with three gentle bulges above the valve, and ascending aorta."""
         sdf = super().root_sdf(p)
-        middles, along = self.sinuses
-        side = unit(np.cross(along, self.left_out))
-        axes = np.stack([along, side, np.cross(along, side)])
-        for middle in middles:
-            sdf = smooth_min(sdf, ellipsoid(p, middle, axes, self.root_radii[2] * SINUS_SIZE), 4.0)
+        middle, radius = 0.65 * self.root[1] + 0.35 * self.root[2], self.root_radii[2]
+        along, *sides = self.sinus_axes
+        for side in sides:
+            axes = np.stack([along, side, np.cross(along, side)])
+            sdf = smooth_min(sdf, ellipsoid(p, middle + SINUS_OFFSET * radius * side, axes, radius * SINUS_SIZE), 4.0)
         return sdf
+
+    @property
+    def groove_axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors across the tricuspid valve: to the front and down."""
+        front = np.array([0.3, -1.0, 0.0])
+        front = unit(front - self.tricuspid_normal * (front @ self.tricuspid_normal))
+        down = np.cross(self.tricuspid_normal, front)
+        return front, down if down[0] < 0 else -down
+
+    def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """Also without the fat in which the right artery goes over from its recess into the groove."""
+        groove = self.tricuspid + (self.groove_radius + 3) * _around(*self.groove_axes, RIGHT_ENTRY_DEG)
+        line = torch.tensor(np.stack([self.ostia[1] + 10 * self.right_out, groove]), dtype=torch.float32)
+        return smooth_max(super().clear_of_ostia(sdf, p), -capsule_chain(p, line, torch.tensor([7.0, 7.0])), 4.0)
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         return _grow_tree(self, rng)
@@ -193,7 +215,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
 
     left_out, right_out = heart.left_out, heart.right_out
     left_ostium, right_ostium = heart.ostia
-    reach_lm = left_ostium + rng.uniform(5, 13) * unit(left_out + np.array([0.0, -0.25, 0.1]))
+    reach_lm = left_ostium + rng.uniform(5, 13) * left_out
     bifurcation = _lift(heart, reach_lm, depth)
     lm = _settle(heart, np.stack([left_ostium, 0.5 * (left_ostium + bifurcation), bifurcation]), depth, 4)
 
@@ -244,12 +266,8 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
 
     # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux
-    n = heart.tricuspid_normal
-    front = unit(np.array([0.3, -1.0, 0.0]) - n * (np.array([0.3, -1.0, 0.0]) @ n))
-    down = np.cross(n, front)
-    down = down if down[0] < 0 else -down
-    angles = np.arange(-40.0, rng.uniform(115, 140), 15.0)
-    ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth) for a in angles]
+    angles = np.arange(RIGHT_ENTRY_DEG, rng.uniform(115, 140), 15.0)
+    ring = [ray_out(heart, heart.tricuspid, _around(*heart.groove_axes, a), depth) for a in angles]
     rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
     rca = push_out(heart, rca, depth, keep=6)
     if not right_dominant:  # it ends at the right margin
