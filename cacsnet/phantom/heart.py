@@ -286,6 +286,21 @@ def branch_length_mm(rng: np.random.Generator) -> float:
     return float(np.clip(rng.normal(48, 13), 20, 80))
 
 
+def sinus_mouth(heart: Heart, crux: np.ndarray) -> np.ndarray:
+    """Where the coronary sinus opens, [3]: the right atrium's wall on the way from the crux [3] to the atrium's middle."""
+    way = crux + np.linspace(0, 1, 120)[:, None] * (heart.ra_centre - crux)
+    inside = heart.ra_sdf(torch.tensor(np.ascontiguousarray(way.T), dtype=torch.float32)) < 0.5
+    mouth: np.ndarray = way[int(inside.int().argmax())]
+    return mouth
+
+
+def coronary_sinus(rng: np.random.Generator, line: np.ndarray) -> Artery:
+    """Great cardiac vein and coronary sinus along ``line`` [n, 3]: narrow at the front, wide where it opens."""
+    share = np.linspace(0, 1, len(line)) ** 2
+    narrow, wide = rng.uniform(1.6, 2.4), rng.uniform(4.0, 6.0)
+    return Artery("vein_ring", 0, line, narrow + (wide - narrow) * share)
+
+
 def cut(line: np.ndarray, length_mm: float) -> np.ndarray:
     """The first ``length_mm`` of a polyline at steps of about 1 mm."""
     arc = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])

@@ -20,11 +20,13 @@ from cacsnet.phantom.heart import (
     Artery,
     Heart,
     branch_length_mm,
+    coronary_sinus,
     cut,
     draw_fat_side,
     push_out,
     ray_out,
     resample,
+    sinus_mouth,
     surface_distance,
     unit,
 )
@@ -285,8 +287,10 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     pda = _settle(heart, np.stack([(rca if right_dominant else lcx)[-1], *rows]), depth, 6)
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
 
-    for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", groove_line[6:])):
-        shift = unit(rng.normal(size=3)) * 1.0 + (lateral if name == "vein_anterior" else -axis)
-        vein = _settle(heart, source + 5.0 * unit(shift), 2.8, 4)
-        arteries.append(Artery(name, 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))
+    shift = unit(rng.normal(size=3)) + lateral
+    vein = _settle(heart, lad[8:-20] + 5.0 * unit(shift), 2.8, 4)
+    arteries.append(Artery("vein_anterior", 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))
+    shift = unit(rng.normal(size=3)) - 2 * axis
+    ring_vein = np.concatenate([groove_line[6:-4] + 5.0 * unit(shift), sinus_mouth(heart, crux)[None]])
+    arteries.append(coronary_sinus(rng, _settle(heart, ring_vein, 3.5, 6)))
     return arteries

@@ -17,7 +17,19 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
-from cacsnet.phantom.heart import LEAST_FAT_MM, Artery, Heart, branch_length_mm, cut, draw_fat_side, push_out, resample, unit
+from cacsnet.phantom.heart import (
+    LEAST_FAT_MM,
+    Artery,
+    Heart,
+    branch_length_mm,
+    coronary_sinus,
+    cut,
+    draw_fat_side,
+    push_out,
+    resample,
+    sinus_mouth,
+    unit,
+)
 
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
@@ -323,12 +335,13 @@ class PolarHeart(Heart):
         levels = np.linspace(6.0, 0.8 * end, 80)
         angles = self.edge(levels, True) + self.aside(levels) + 0.16 + wave(80, 0.03)
         great = self.at(levels, self.on_surface(levels, angles), angles)
-        around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, np.pi + 0.9, 90)
-        ring = -1.0 + wave(90, 1.0)
-        sinus = self.at(ring, self.on_surface(ring, around, depth=3.2), around)
         arteries.append(Artery("vein_anterior", 0, resample(great), np.full(len(resample(great)), rng.uniform(1.2, 2.0))))
-        line = resample(sinus)
-        arteries.append(Artery("vein_ring", 0, line, np.linspace(1.4, rng.uniform(3.0, 5.0), len(line))))
+        around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, 2 * np.pi + low_edge - 0.15, 110)
+        ring = GROOVE_HEIGHT_MM - 4.5 + wave(110, 1.0)
+        vein = self.at(ring, self.on_surface(ring, around, depth=3.5, at_most=8.0), around)
+        vein = resample(np.concatenate([vein, sinus_mouth(self, crux)[None]]))
+        vein[1:-1] = gaussian_filter1d(vein, 4.0, axis=0, mode="nearest")[1:-1]
+        arteries.append(coronary_sinus(rng, resample(push_out(self, vein[::-1], 3.2, keep=8)[::-1])))
         return arteries
 
 
