@@ -37,7 +37,7 @@ DEPTH_MM = 2.6
 COVER_MM = 7.0
 """A surface this far outside the left ventricle's radius is another chamber's or vessel's that covers it."""
 
-GROOVE_HEIGHT_MM = 4.5
+GROOVE_HEIGHT_MM = 7.0
 """Of the left atrioventricular groove above the base."""
 
 LEFT_OF_TRUNK = 1.8
@@ -379,7 +379,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         trunk=trunk, trunk_radii=rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.97]),
         la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(radius - wall, radius - wall),
         papillary_radius=0.6 * (radius - wall),
-        left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
+        left_out=unit(np.array([0.35, rng.normal(-0.15, 0.10), 1.0])),
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_radius=rng.uniform(13, 17), left_groove=(GROOVE_HEIGHT_MM, radius + 4.0),
