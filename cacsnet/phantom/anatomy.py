@@ -225,6 +225,7 @@ class Patient:
         size = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.86, 1.26))
         self.thorax = Thorax(rng, *self._heart_surface(size))
         self.heart_scale = size * self.thorax.heart_fit
+        self.heart.female = self.thorax.female
         self.descending_radius = rng.uniform(10.5, 15)
         before_spine = self.thorax.spine_y - 16 - self.descending_radius + rng.uniform(-3, 6)
         self.descending = np.array([0.0, before_spine, self.thorax.midline + rng.uniform(8, 24)])

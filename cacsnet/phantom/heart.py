@@ -8,7 +8,7 @@ The heart frame is (z, y, x) mm with the origin in the middle of the heart: z to
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -55,6 +55,14 @@ LEAST_FAT_MM = 1.6
 """Everywhere: arteries lie in it."""
 
 
+LEFT_GROOVE_MM = 8.5
+"""Radius of the ring of fat in the left atrioventricular groove where the atrium overhangs it."""
+
+
+BENEATH_APPENDAGE_MM = 18.0
+"""How far that fat reaches from the groove towards the apex."""
+
+
 def draw_fat_side(rng: np.random.Generator) -> np.ndarray:
     """Fat is thickest in front of the right ventricle and around the apex, more or less to either side."""
     return unit(np.array([-0.25, -0.85, 0.1]) + rng.normal(0, 0.35, 3))
@@ -74,9 +82,11 @@ class Heart(ABC):
         papillary_radius: distance of the papillary muscles from the left ventricle's axis.
         tricuspid, tricuspid_normal: centre of the valve and direction from atrium to ventricle; groove_radius: of the floor of
             the atrioventricular groove around it.
+        left_groove: height above the base along ``axes`` 0 and radius of the ring of fat around the mitral valve.
         left_out, right_out: directions in which the left main and the right coronary artery leave the root.
         fat_mm: mean thickness of the fat on the free walls; fat_side: unit vector to where it is thickest; groove_mm:
             how far the sac bridges the grooves.
+        female: the patient's sex; women's coronary arteries are narrower.
     """
 
     base: np.ndarray
@@ -92,11 +102,13 @@ class Heart(ABC):
     tricuspid: np.ndarray
     tricuspid_normal: np.ndarray
     groove_radius: float
+    left_groove: tuple[float, float]
     left_out: np.ndarray
     right_out: np.ndarray
     fat_mm: float
     fat_side: np.ndarray
     groove_mm: float
+    female: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
@@ -159,6 +171,21 @@ class Heart(ABC):
         aside = (q.square().sum(0) - along.square()).clamp_min(1e-6).sqrt() - self.groove_radius
         wedge = torch.maximum(along.abs() - 4.5 - 0.35 * aside.clamp_min(0), -aside)
         return smooth_max(sdf, -wedge, 4.0)
+
+    def with_left_groove(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """The left atrium without the ring of fat in which the circumflex artery and the great cardiac vein run all around the
+        mitral valve. Beneath the appendage it reaches on towards the apex: marginal arteries leave there."""
+        height, radius = self.left_groove
+        q = p - vector(self.base + height * self.axes[0], p)
+        along = (vector(self.axes[0], p) * q).sum(0)
+        aside = (q.square().sum(0) - along.square()).clamp_min(1e-6).sqrt() - radius
+        along = along - along.clamp(0, BENEATH_APPENDAGE_MM)
+        ring = (along.square() + aside.square()).sqrt() - LEFT_GROOVE_MM
+        return smooth_max(sdf, -ring, 4.0)
+
+    def draw_calibre(self, rng: np.random.Generator) -> float:
+        """Factor on the widths of all arteries; women's are 9 % narrower (Dodge et al. 1992)."""
+        return float((0.91 if self.female else 1.0) * rng.normal(1.0, 0.08))
 
     def muscle_sdf(self, p: Tensor) -> Tensor:
         """All chambers with their walls."""
@@ -257,6 +284,21 @@ def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds
 def branch_length_mm(rng: np.random.Generator) -> float:
     """Length of a diagonal or marginal branch that CT shows; default of this project."""
     return float(np.clip(rng.normal(48, 13), 20, 80))
+
+
+def sinus_mouth(heart: Heart, crux: np.ndarray) -> np.ndarray:
+    """Where the coronary sinus opens, [3]: the right atrium's wall on the way from the crux [3] to the atrium's middle."""
+    way = crux + np.linspace(0, 1, 120)[:, None] * (heart.ra_centre - crux)
+    inside = heart.ra_sdf(torch.tensor(np.ascontiguousarray(way.T), dtype=torch.float32)) < 0.5
+    mouth: np.ndarray = way[int(inside.int().argmax())]
+    return mouth
+
+
+def coronary_sinus(rng: np.random.Generator, line: np.ndarray) -> Artery:
+    """Great cardiac vein and coronary sinus along ``line`` [n, 3]: narrow at the front, wide where it opens."""
+    share = np.linspace(0, 1, len(line)) ** 2
+    narrow, wide = rng.uniform(1.6, 2.4), rng.uniform(4.0, 6.0)
+    return Artery("vein_ring", 0, line, narrow + (wide - narrow) * share)
 
 
 def cut(line: np.ndarray, length_mm: float) -> np.ndarray:

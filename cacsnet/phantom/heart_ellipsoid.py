@@ -20,17 +20,29 @@ from cacsnet.phantom.heart import (
     Artery,
     Heart,
     branch_length_mm,
+    coronary_sinus,
     cut,
     draw_fat_side,
     push_out,
     ray_out,
     resample,
+    sinus_mouth,
     surface_distance,
     unit,
 )
 
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
+
+SINUS_OFFSET, SINUS_SIZE, OSTIUM_OFFSET = 0.48, np.array([0.85, 0.60, 0.60]), 1.05
+"""In radii of the ascending aorta: how far from the root's axis the middle of a sinus of Valsalva lies; its half axes along and
+across the root; how far from that axis the coronary ostia lie."""
+
+RIGHT_ENTRY_DEG = -15.0
+"""Where the right coronary artery enters its groove: angle around the tricuspid valve from the front, negative above it."""
+
+GROOVE_HEIGHT_MM = 8.0
+"""Of the left atrioventricular groove above the base: a little on the ventricle's side."""
 
 
 @dataclass
@@ -65,8 +77,8 @@ class EllipsoidHeart(Heart):
 
     def la_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.la_centre, None, self.la_radii)
-        appendage = ellipsoid(p, self.la_centre + np.array([4, -29, 37]), None, (13, 16, 11))
-        return self.clear_of_ostia(smooth_min(body, appendage, 14.0), p)
+        appendage = ellipsoid(p, self.la_centre + np.array([14, -25, 38]), None, (13, 16, 11))
+        return self.clear_of_ostia(self.with_left_groove(smooth_min(body, appendage, 14.0), p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
@@ -76,6 +88,45 @@ class EllipsoidHeart(Heart):
             appendage, capsule_chain(p, torch.tensor(tip, dtype=torch.float32), torch.tensor([9.0, 7.0])), 8.0
         )
         return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
+
+    @property
+    def sinus_axes(self) -> np.ndarray:
+        """Unit vectors [4, 3]: along the root where its sinuses are, and across it to the left, the right and the non-coronary
+        sinus of Valsalva; the third lies opposite to the other two."""
+        along = unit(self.root[2] - self.root[1])
+        left, right = (unit(out - along * (out @ along)) for out in (self.left_out, self.right_out))
+        return np.stack([along, left, right, -unit(left + right)])
+
+    @property
+    def ostia(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and right coronary ostium, in the upper part of their sinuses."""
+        middle = 0.35 * self.root[1] + 0.65 * self.root[2]
+        _, left, right, _ = OSTIUM_OFFSET * self.root_radii[2] * self.sinus_axes
+        return middle + left, middle + right
+
+    def root_sdf(self, p: Tensor) -> Tensor:
+        """Aortic root with three gentle bulges above the valve, and ascending aorta."""
+        sdf = super().root_sdf(p)
+        middle, radius = 0.65 * self.root[1] + 0.35 * self.root[2], self.root_radii[2]
+        along, *sides = self.sinus_axes
+        for side in sides:
+            axes = np.stack([along, side, np.cross(along, side)])
+            sdf = smooth_min(sdf, ellipsoid(p, middle + SINUS_OFFSET * radius * side, axes, radius * SINUS_SIZE), 4.0)
+        return sdf
+
+    @property
+    def groove_axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors across the tricuspid valve: to the front and down."""
+        front = np.array([0.3, -1.0, 0.0])
+        front = unit(front - self.tricuspid_normal * (front @ self.tricuspid_normal))
+        down = np.cross(self.tricuspid_normal, front)
+        return front, down if down[0] < 0 else -down
+
+    def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
+        """Also without the fat in which the right artery goes over from its recess into the groove."""
+        groove = self.tricuspid + (self.groove_radius + 3) * _around(*self.groove_axes, RIGHT_ENTRY_DEG)
+        line = torch.tensor(np.stack([self.ostia[1] + 10 * self.right_out, groove]), dtype=torch.float32)
+        return smooth_max(super().clear_of_ostia(sdf, p), -capsule_chain(p, line, torch.tensor([7.0, 7.0])), 4.0)
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         return _grow_tree(self, rng)
@@ -105,10 +156,11 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float)
     root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
     radius = rng.normal(15.5, 1.7)
-    root_radii = radius * np.array([0.88, 1.08, 1.0, 1.0, 1.0, 0.95, 0.9])
+    root_radii = radius * np.array([0.88, 0.97, 1.0, 1.0, 1.0, 0.95, 0.9])
     trunk = np.array([[32, -30, 14], [44, -25, 17], [58, -12, 17], [64, 8, 14]], float)  # beside the aorta, touching it
     trunk += rng.normal(0, 2.0, trunk.shape)
     trunk_radii = rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.95])
+    at_groove = (1 - ((GROOVE_HEIGHT_MM + 12 - inner[0]) / outer[0]) ** 2) ** 0.5
     tricuspid = np.array([-4.0, -16.0, -24.0])
     return EllipsoidHeart(
         base=BASE, axes=axes, root=root, root_radii=root_radii, trunk=trunk, trunk_radii=trunk_radii,
@@ -122,7 +174,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         la_radii=np.array([rng.uniform(24, 31), rng.uniform(18, 25), rng.uniform(31, 40)]),
         ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
-        groove_radius=rng.uniform(19, 23),
+        groove_radius=rng.uniform(19, 23), left_groove=(GROOVE_HEIGHT_MM, at_groove * float(outer[1:].mean()) + 4.0),
     )  # fmt: skip
 
 
@@ -157,8 +209,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     axis, to_rv, third = heart.axes
     up = third if third[0] > 0 else -third  # towards the anterior interventricular groove
     right_dominant = rng.random() < 0.85
-    female = 0.91 if rng.random() < 0.4 else 1.0
-    scale = female * rng.normal(1.0, 0.08)
+    scale = heart.draw_calibre(rng)
     depth, branch_depth = 2.6, 1.9
 
     def tapered(line: np.ndarray, first_mm: float, last_mm: float) -> np.ndarray:
@@ -166,7 +217,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
 
     left_out, right_out = heart.left_out, heart.right_out
     left_ostium, right_ostium = heart.ostia
-    reach_lm = left_ostium + rng.uniform(5, 13) * unit(left_out + np.array([0.0, -0.25, 0.1]))
+    reach_lm = left_ostium + rng.uniform(5, 13) * left_out
     bifurcation = _lift(heart, reach_lm, depth)
     lm = _settle(heart, np.stack([left_ostium, 0.5 * (left_ostium + bifurcation), bifurcation]), depth, 4)
 
@@ -198,10 +249,10 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         arteries.append(Artery(f"D{number + 1}", VESSEL_INDEX["LAD"], line, tapered(line, 2.2, 1.2)))
 
     # left atrioventricular groove
-    ring_centre = BASE + axis * 9.0  # on the ventricle's side of the groove: further back the atrium bulges over it
-    end_angle = rng.uniform(120, 150) if right_dominant else rng.uniform(165, 185)
-    ring = [ray_out(heart, ring_centre, _around(up, lateral, a), depth) for a in np.arange(25.0, end_angle, 15.0)]
-    groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring]), depth), depth, keep=4)
+    crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
+    height, radius = heart.left_groove
+    ring = [BASE + height * axis + radius * _around(up, lateral, a) for a in np.arange(35.0, 190.0, 15.0)]
+    groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring, crux]), depth), depth, keep=4)
     lcx = cut(groove_line, float(np.clip(rng.normal(60, 11), 40, 90))) if right_dominant else groove_line
     arteries.append(Artery("LCX", VESSEL_INDEX["LCX"], lcx, tapered(lcx, 3.4, 1.8)))
     for number, share in enumerate(sorted(rng.uniform(0.3, 0.85, rng.integers(1, 4)))):
@@ -217,13 +268,8 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
 
     # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux
-    n = heart.tricuspid_normal
-    front = unit(np.array([0.3, -1.0, 0.0]) - n * (np.array([0.3, -1.0, 0.0]) @ n))
-    down = np.cross(n, front)
-    down = down if down[0] < 0 else -down
-    angles = np.arange(-40.0, rng.uniform(115, 140), 15.0)
-    ring = [ray_out(heart, heart.tricuspid, _around(front, down, a), depth) for a in angles]
-    crux = ray_out(heart, BASE + axis * 2 + to_rv * 12, -up, depth)
+    angles = np.arange(RIGHT_ENTRY_DEG, rng.uniform(115, 140), 15.0)
+    ring = [ray_out(heart, heart.tricuspid, _around(*heart.groove_axes, a), depth) for a in angles]
     rca = _settle(heart, np.stack([right_ostium, right_ostium + 5 * right_out, *ring, crux]), depth)
     rca = push_out(heart, rca, depth, keep=6)
     if not right_dominant:  # it ends at the right margin
@@ -237,12 +283,14 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         )
     )
     rows = [ray_out(heart, septum(t), -up, depth) for t in np.linspace(-0.35, rng.uniform(0.1, 0.5), 5) * reach]
-    pda = _settle(heart, np.stack([crux, *rows]), depth, 6)
     owner = "RCA" if right_dominant else "LCX"
+    pda = _settle(heart, np.stack([(rca if right_dominant else lcx)[-1], *rows]), depth, 6)
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
 
-    for name, source in (("vein_anterior", lad[8:-20]), ("vein_ring", groove_line[6:])):
-        shift = unit(rng.normal(size=3)) * 1.0 + (lateral if name == "vein_anterior" else -axis)
-        vein = _settle(heart, source + 5.0 * unit(shift), 2.8, 4)
-        arteries.append(Artery(name, 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))
+    shift = unit(rng.normal(size=3)) + lateral
+    vein = _settle(heart, lad[8:-20] + 5.0 * unit(shift), 2.8, 4)
+    arteries.append(Artery("vein_anterior", 0, vein, np.full(len(vein), rng.uniform(1.4, 2.4))))
+    shift = unit(rng.normal(size=3)) - 2 * axis
+    ring_vein = np.concatenate([groove_line[6:-4] + 5.0 * unit(shift), sinus_mouth(heart, crux)[None]])
+    arteries.append(coronary_sinus(rng, _settle(heart, ring_vein, 3.5, 6)))
     return arteries

@@ -17,7 +17,19 @@ from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
-from cacsnet.phantom.heart import LEAST_FAT_MM, Artery, Heart, branch_length_mm, cut, draw_fat_side, push_out, resample, unit
+from cacsnet.phantom.heart import (
+    LEAST_FAT_MM,
+    Artery,
+    Heart,
+    branch_length_mm,
+    coronary_sinus,
+    cut,
+    draw_fat_side,
+    push_out,
+    resample,
+    sinus_mouth,
+    unit,
+)
 
 DEPTH_MM = 2.6
 """Height of the centrelines above the surface."""
@@ -25,13 +37,16 @@ DEPTH_MM = 2.6
 COVER_MM = 7.0
 """A surface this far outside the left ventricle's radius is another chamber's or vessel's that covers it."""
 
+GROOVE_HEIGHT_MM = 7.0
+"""Of the left atrioventricular groove above the base."""
+
 LEFT_OF_TRUNK = 1.8
 """Angle (radians) at which the left ventricle's surface emerges beside the pulmonary trunk."""
 
 RECESS_WALL_MM = 3.0
 """Muscle between the left ventricle's blood and the recesses in which the arteries leave the root."""
 
-LM_MM, LAD_MM, LCX_MM = (9.5, 2.3), (110.0, 9.0), (63.0, 13.0)
+LM_MM, LAD_MM, LCX_MM = (9.5, 2.3), (110.0, 9.0), (61.0, 10.0)
 """Mean and SD (heart frame mm) of the length of the left main, of the longest course of the LAD, and of that of the LCX where
 the right artery is dominant."""
 
@@ -142,7 +157,7 @@ class PolarHeart(Heart):
 
     def la_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
-        return self.clear_of_ostia(sdf, p)
+        return self.clear_of_ostia(self.with_left_groove(sdf, p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
@@ -237,7 +252,7 @@ class PolarHeart(Heart):
 
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         right_dominant = rng.random() < 0.85
-        scale = (0.91 if rng.random() < 0.4 else 1.0) * rng.normal(1.0, 0.08)
+        scale = self.draw_calibre(rng)
 
         def artery(name: str, owner: str, line: np.ndarray, first_mm: float, last_mm: float) -> Artery:
             line = resample(line)
@@ -274,11 +289,14 @@ class PolarHeart(Heart):
             diagonal = cut(self.course(start, levels, angles), branch_length_mm(rng))
             arteries.append(artery(f"D{number + 1}", "LAD", diagonal, 2.2, 1.2))
 
-        # left atrioventricular groove
-        stop = np.pi + (np.deg2rad(rng.uniform(-25, 25)) if right_dominant else np.deg2rad(rng.uniform(35, 60)))
-        lcx = self.course(split, rng.uniform(2.0, 7.0) + wave(90, 1.5), np.linspace(beside, stop, 90), over_mm=25.0)
+        # left atrioventricular groove: on to the crux, where it ends in a left-dominant heart
+        low_edge = self.edge(np.zeros(1), False)[0] - 0.1
+        level = GROOVE_HEIGHT_MM + rng.uniform(-1.5, 1.5)
+        turn = np.linspace(beside, 2 * np.pi + low_edge, 120)
+        crux = self.at(np.full(3, 3.0), self.on_surface(np.full(3, 3.0), np.full(3, low_edge)), np.full(3, low_edge))[1]
+        lcx = self.course(split, level + wave(120, 1.0), turn, over_mm=25.0, at_most=6.0)
         if right_dominant:
-            lcx = cut(lcx, float(np.clip(rng.normal(*LCX_MM), 35, 95)))
+            lcx = cut(lcx, float(np.clip(rng.normal(*LCX_MM), 40, 82)))
         arteries.append(artery("LCX", "LCX", lcx, 3.4, 1.8))
         for number, share in enumerate(sorted(rng.uniform(0.3, 0.9, rng.integers(1, 4)))):
             start = lcx[int(share * (len(lcx) - 1))]
@@ -297,8 +315,6 @@ class PolarHeart(Heart):
         rays = np.cos(turn)[:, None] * front + np.sin(turn)[:, None] * down
         distance = gaussian_filter1d(self._reach(self.tricuspid, rays), 3.0, mode="nearest") + 0.3 * DEPTH_MM + wave(100, 0.8)
         ring_line = self.tricuspid + rays * distance[:, None] + normal * wave(100, 1.0)[:, None]
-        low = np.full(3, self.edge(np.zeros(1), False)[0] - 0.1)
-        crux = self.at(np.full(3, 3.0), self.on_surface(np.full(3, 3.0), low), low)[1]
         leaves = right_ostium + 4 * right_out
         ahead = ((ring_line - leaves) * np.gradient(ring_line, axis=0)).sum(1) > 0
         onto = int(np.argmax(ahead & (np.linalg.norm(ring_line - leaves, axis=1) > 12) & (np.arange(100) >= 4)))
@@ -313,18 +329,19 @@ class PolarHeart(Heart):
         sizes = (3.9, 2.6) if right_dominant else (2.8, 1.4)
         arteries.append(artery("RCA", "RCA", rca, *sizes))
         levels = np.linspace(3.0, rng.uniform(0.45, 0.8) * self.length, 60)
-        pda = self.course(crux, levels, self.edge(levels, False) + wave(60, 0.03))
+        pda = self.course((rca if right_dominant else lcx)[-1], levels, self.edge(levels, False) + wave(60, 0.03))
         arteries.append(artery("PDA", "RCA" if right_dominant else "LCX", pda, 2.3, 1.2))
 
         levels = np.linspace(6.0, 0.8 * end, 80)
         angles = self.edge(levels, True) + self.aside(levels) + 0.16 + wave(80, 0.03)
         great = self.at(levels, self.on_surface(levels, angles), angles)
-        around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, np.pi + 0.9, 90)
-        ring = -1.0 + wave(90, 1.0)
-        sinus = self.at(ring, self.on_surface(ring, around, depth=3.2), around)
         arteries.append(Artery("vein_anterior", 0, resample(great), np.full(len(resample(great)), rng.uniform(1.2, 2.0))))
-        line = resample(sinus)
-        arteries.append(Artery("vein_ring", 0, line, np.linspace(1.4, rng.uniform(3.0, 5.0), len(line))))
+        around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, 2 * np.pi + low_edge - 0.15, 110)
+        ring = GROOVE_HEIGHT_MM - 4.5 + wave(110, 1.0)
+        vein = self.at(ring, self.on_surface(ring, around, depth=3.5, at_most=8.0), around)
+        vein = resample(np.concatenate([vein, sinus_mouth(self, crux)[None]]))
+        vein[1:-1] = gaussian_filter1d(vein, 4.0, axis=0, mode="nearest")[1:-1]
+        arteries.append(coronary_sinus(rng, resample(push_out(self, vein[::-1], 3.2, keep=8)[::-1])))
         return arteries
 
 
@@ -362,17 +379,17 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         trunk=trunk, trunk_radii=rng.normal(12.6, 1.2) * np.array([0.95, 1.0, 1.0, 0.97]),
         la_centre=la_centre, ra_centre=ra_centre, mitral_radii=(radius - wall, radius - wall),
         papillary_radius=0.6 * (radius - wall),
-        left_out=unit(np.array([0.25, rng.normal(-0.15, 0.10), 1.0])),
+        left_out=unit(np.array([0.35, rng.normal(-0.15, 0.10), 1.0])),
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
-        groove_radius=rng.uniform(13, 17),
+        groove_radius=rng.uniform(13, 17), left_groove=(GROOVE_HEIGHT_MM, radius + 4.0),
         groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),
         tricuspid=tricuspid, tricuspid_normal=normal, la_radius=la_radius, ra_radius=ra_radius,
         la_shape=np.array([0, 0, 0, 0.0, -0.17, 0.20, 0, 0, 0]) + rng.normal(0, shape_sd),
         ra_shape=np.array([0, 0, 0, 0.14, 0.0, -0.14, 0, 0, 0]) + rng.normal(0, shape_sd),
-        la_appendage=la_centre + np.array([[0, -11, 25], [4, -23, 35], [8, -35, 40]]) + rng.normal(0, 1.5, (3, 3)),
+        la_appendage=la_centre + np.array([[4, -7, 30], [18, -20, 41], [24, -31, 42]]) + rng.normal(0, 1.5, (3, 3)),
         ra_appendage=ra_centre + RA_APPENDAGE + rng.normal(0, 1.5, RA_APPENDAGE.shape),
         appendage_radii=(rng.uniform(9, 12), rng.uniform(10, 13)),
     )  # fmt: skip
