@@ -4,7 +4,8 @@
 
 Their anatomy, plaques and scanner were written from the literature alone, by someone who didn't look at the phantom of
 ``cacsnet/phantom``. What a network learnt of that phantom's habits doesn't help here. One JSON line a scan below
-``runs/independent/``: an interrupted run goes on. Figures, intervals and targets as in ``cohort.py``; nothing is chosen by them.
+``runs/independent/``: an interrupted run goes on. Figures, intervals and targets as in ``cohort.py``; nothing is chosen by
+them.
 
 ``docs=`` (empty: none): the table replaces what stands between the marks "independent" in ``<docs>/cohorts.md``.
 """

@@ -1,6 +1,6 @@
 """What every heart model offers: chambers and great vessels as signed distances, landmarks, and a coronary tree.
 
-Two models are built in independent ways, so that a network trained on one can be judged on the other:
+Two models are built in different ways, so that a network trained on one can be judged on the other:
 ``ellipsoid`` (:mod:`cacsnet.phantom.heart_ellipsoid`) and ``polar`` (:mod:`cacsnet.phantom.heart_polar`).
 The heart frame is (z, y, x) mm with the origin in the middle of the heart: z to the head, y to the back, x to the left.
 """
