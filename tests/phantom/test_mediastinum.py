@@ -128,5 +128,7 @@ def test_fat_pads_are_wedges_between_sac_diaphragm_and_front_wall(model):
         for side, size in zip((-1, 1), patient.thorax.pad_mm, strict=True):
             if size == 0:
                 assert not bool((outside & ((view.thorax[2] - patient.thorax.midline) * side > 60)).any()), seed
-    assert at_the_wall > 50
+    assert (at_the_wall > 50) == (
+        model == "polar"
+    )  # the other model's hearts lie flat against the wall, without a corner there
     assert 0 < np.mean(np.array(sizes) == 0) < 0.5
