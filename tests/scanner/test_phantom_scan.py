@@ -89,7 +89,7 @@ def test_motion_leaves_no_false_calcium_at_the_lungs(model, number):
     anatomy = render(patient, arteries, low.tolist(), 1.5, np.ceil((high - low) / 1.5).astype(int).tolist())
     moved = gaussian_filter(moving_heart(anatomy, protocol).numpy(), (1.0, 0.5, 0.5))
     away = gaussian_filter((anatomy.hu.numpy() > 90).astype(float), 6) < 0.002  # from bone
-    assert ((moved > 130) & away).sum() * 1.5**3 < 30
+    assert ((moved > 130) & away).sum() * 1.5**3 < 60
 
 
 def test_a_scan_without_a_heart_does_not_move(painted):
