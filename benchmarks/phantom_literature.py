@@ -68,6 +68,7 @@ TABLE: tuple[Published, ...] = (
         22,
         163,
         HUDSMITH + ": any phase; largest 103 ± 30 and 89 ± 21, less 58 and 48 when smallest (the same relative SD taken)",
+        above=SIZES,
     ),
     Published("lv_mass_g", "left ventricle, muscle", "g", *two_sd((167, 38), (129, 29)), MAFFEI),
     Published(
