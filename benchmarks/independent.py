@@ -28,17 +28,17 @@ from rich.console import Console
 from rows import collected
 
 from cacsnet.errors import CacsError
-from cacsnet.inference.pipeline import score_scan
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.scan import Acquisition, Geometry, Scan
-from cacsnet.scoring import load_profile, score
+from cacsnet.scoring import score
+from cacsnet.training.judging import calcium_amounts, calcium_shares, scored_row
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHER = 5
-OWNERS = {name: VESSEL_INDEX[name] for name in VESSEL_NAMES} | {"other": OTHER}
+OWNERS = {VESSEL_INDEX[name]: name for name in VESSEL_NAMES} | {OTHER: "other"}
 """Codes of ``IndependentScan.owner``; the last is calcium that is no artery's."""
 
 
@@ -49,39 +49,28 @@ def scan_of(phantom: IndependentScan) -> Scan:
 
 
 def judge(seed: int, checkpoint: str, matrix: int | None = None) -> dict[str, Any]:
-    """One scan: reference and model's scores, calcium (HU mm³ above the threshold) there was and that was kept."""
+    """One scan: scores of reference and model, and whose calcium was kept."""
     phantom = make(seed, matrix)
-    scan = scan_of(phantom)
     own = np.where(phantom.owner < OTHER, phantom.owner, 0).astype(np.uint8)
     reference = score(phantom.hu, own, phantom.spacing_mm, phantom.kvp)
     row: dict[str, Any] = {"patient_id": seed, "reference_total": reference.total.agatston}
     row |= {f"reference_{name}": reference.vessels[name].agatston for name in VESSEL_NAMES}
-    try:
-        result = score_scan(scan, load_model(Path(checkpoint)), InferenceSettings())
-    except CacsError as error:
-        return row | {"status": error.code} | {f"agatston_{name}": None for name in ("total", *VESSEL_NAMES)}
-    row |= {"status": "ok", "agatston_total": result.score.total.agatston}
-    row |= {f"agatston_{name}": result.score.vessels[name].agatston for name in VESSEL_NAMES}
-    amount = np.where(phantom.hu >= load_profile("smartscore").threshold_hu(phantom.kvp), phantom.hu, 0)
-    amount = amount * float(np.prod(phantom.spacing_mm))
-    for name, code in OWNERS.items():
-        mine = phantom.owner == code
-        kept, named = mine & (result.vessel_map > 0), mine & (result.vessel_map == code)
-        for what, chosen in (("amount", mine), ("kept", kept), ("named", named)):
-            row[f"{what}_{name}"] = float(amount[chosen].sum())
-    return row
+    scores, result = scored_row(scan_of(phantom), load_model(Path(checkpoint)), InferenceSettings())
+    if result is None:
+        return row | scores
+    amounts = calcium_amounts(phantom.hu, phantom.owner, result.vessel_map, phantom.kvp, phantom.spacing_mm, OWNERS)
+    return row | scores | amounts
 
 
 def page(scans: pd.DataFrame, command: str, sha256: str) -> str:
     """The table of docs/cohorts.md."""
-    kept = {name: scans[f"kept_{name}"].sum() / max(scans[f"amount_{name}"].sum(), 1e-9) for name in (*VESSEL_NAMES, "other")}
-    true_kept = sum(scans[f"kept_{name}"].sum() for name in VESSEL_NAMES)
-    named = sum(scans[f"named_{name}"].sum() for name in VESSEL_NAMES) / max(true_kept, 1e-9)
+    named = calcium_shares(scans)["right_vessel_of_kept"]
+    other = scans["kept_other"].sum() / max(scans["amount_other"].sum(), 1e-9)
     table = markdown({"independent": scans}, {"independent": judged(scans)}, trained_on="ellipsoid")
     return (
         f"`{command}`, weights {sha256[:8]}. {table}\n\n"
         f"{100 * named:.1f} % of the coronary calcium that was kept has the right vessel's name; "
-        f"{100 * kept['other']:.1f} % of the calcium that is no artery's was taken for coronary."
+        f"{100 * other:.1f} % of the calcium that is no artery's was taken for coronary."
     )
 
 

@@ -158,7 +158,7 @@ def _one(job: tuple[Path, int, Recipe, MeanMap, InferenceSettings]) -> dict[str,
     checkpoint, number, recipe, mean, settings = job
     model, case, case_id = load_model(checkpoint), make_case(recipe), str(number)
     start = time.perf_counter()
-    row, result = scored_row(case, model, settings)
+    row, result = scored_row(case.scan, model, settings)
     row = {"case_id": case_id, "seed": recipe.seed, "gated": recipe.gated, **row}
     if result is not None:
         row |= calcium_of(case, result.vessel_map)
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str]) -> int:
     temporary.write_text(json.dumps(facts, indent=2, default=float))
     os.replace(temporary, output / "agreement.json")
     if keys["card"] == "true":
-        write_card(checkpoint, facts)
+        write_card(checkpoint, model.card, facts)
     console.print(f"written to {output}")
     return 0
 
@@ -267,15 +267,15 @@ def trained_heart_model(card: Mapping[str, Any]) -> str:
     return str(patches.get("heart_model", "ellipsoid"))
 
 
-def write_card(checkpoint: Path, facts: dict[str, Any]) -> None:
-    """Put the agreement on held-out phantoms into the model card beside the weights. The heart model that the network wasn't
-    trained on has its own entry."""
+def write_card(checkpoint: Path, card: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Put the agreement on held-out phantoms into the model's ``card``, the file beside the weights. The heart model that the
+    network wasn't trained on has its own entry."""
     columns = ("icc_a1", "icc_a1_low", "icc_a1_high", "kappa_quadratic", "reclassification_rate", "bias")
     rows = [
         {c: row[c] for c in ("method", "vessel", "n")} | {c: round(row[c], CARD_DECIMALS) for c in columns}
         for row in facts["agreement"]
     ]
-    own = facts["heart_model"] == trained_heart_model(load_model(checkpoint).card)
+    own = facts["heart_model"] == trained_heart_model(card)
     given = " ".join(f"{key}={facts[key]}" for key in ("scans", "first", "heart_model"))
     found = {
         "command": f"python -m cacsnet.training.evaluate {given}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,17 @@ from cacsnet.labels import VESSEL_INDEX, VESSEL_NAMES
 from cacsnet.network.checkpoint import Model
 from cacsnet.phantom.cohort import CohortCase
 from cacsnet.phantom.deposits import OWNER_NAMES
+from cacsnet.scan import Scan
 from cacsnet.scoring import load_profile
 
 
-def scored_row(case: CohortCase, model: Model, settings: InferenceSettings) -> tuple[dict[str, Any], CaseResult | None]:
+def scored_row(scan: Scan, model: Model, settings: InferenceSettings) -> tuple[dict[str, Any], CaseResult | None]:
     """``status, agatston_total, agatston_LM ...`` of a scan, and the result behind them.
 
     A scan that is refused has its reason as status, no scores and no result.
     """
     try:
-        result = score_scan(case.scan, model, settings)
+        result = score_scan(scan, model, settings)
     except CacsError as error:
         return {"status": error.code} | {f"agatston_{name}": None for name in ("total", *VESSEL_NAMES)}, None
     row: dict[str, Any] = {"status": "ok", "agatston_total": result.score.total.agatston}
@@ -37,7 +38,7 @@ def judged_row(case: CohortCase, model: Model, settings: InferenceSettings) -> d
     refused, the calcium of :func:`calcium_amounts`."""
     row: dict[str, Any] = {"reference_total": case.reference.total.agatston}
     row |= {f"reference_{name}": case.reference.vessels[name].agatston for name in VESSEL_NAMES}
-    scores, result = scored_row(case, model, settings)
+    scores, result = scored_row(case.scan, model, settings)
     return row | scores | ({} if result is None else calcium_of(case, result.vessel_map))
 
 
@@ -48,9 +49,12 @@ def calcium_of(case: CohortCase, kept: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def calcium_amounts(
-    hu: NDArray[Any], owner: NDArray[np.uint8], kept: NDArray[np.uint8], kvp: int, spacing_mm: Sequence[float]
-) -> dict[str, float]:
+    hu: NDArray[Any], owner: NDArray[np.uint8], kept: NDArray[np.uint8], kvp: int, spacing_mm: Sequence[float],
+    names: Mapping[int, str] = OWNER_NAMES,
+) -> dict[str, float]:  # fmt: skip
     """HU mm³ of the voxels [z, y, x] that reach the threshold, by whom they belong to; "nobody" is bone and noise.
+
+    ``names``: of the codes in ``owner``.
 
     ``amount_<owner>``: all of it; ``kept_<owner>``: kept as coronary; ``named_<vessel>``: kept under the right name.
     """
@@ -58,7 +62,7 @@ def calcium_amounts(
     amount = hu.ravel()[bright] * float(np.prod(spacing_mm))
     codes, given = owner.ravel()[bright], kept.ravel()[bright]
     out: dict[str, float] = {}
-    for code, name in ({0: "nobody"} | OWNER_NAMES).items():
+    for code, name in {0: "nobody", **names}.items():
         mine = codes == code
         if mine.any():
             out |= {f"amount_{name}": float(amount[mine].sum()), f"kept_{name}": float(amount[mine & (given > 0)].sum())}

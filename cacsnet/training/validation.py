@@ -72,7 +72,7 @@ def score_cohort(cases: Sequence[CohortCase], model: Model, settings: InferenceS
     """Score every case with the shared library."""
     rows, maps = [], []
     for number, case in enumerate(cases):
-        row, result = scored_row(case, model, settings)
+        row, result = scored_row(case.scan, model, settings)
         kept = np.zeros(case.scan.hu.shape, np.uint8)
         if result is not None:
             kept = result.vessel_map

@@ -4,10 +4,15 @@ import ast
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
+
+from cacsnet.errors import NoHeartError
+from cacsnet.training import judging
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "independent_phantom.py"
 SPEC = importlib.util.spec_from_file_location("independent_phantom", FILE)
@@ -124,3 +129,46 @@ def test_a_sixth_has_no_coronary_calcium_and_all_vessels_appear():
 
 def test_vessels_of_the_scans(scans):
     assert set(np.unique(np.concatenate([np.unique(s.owner) for s in scans]))) == {0, 1, 2, 3, 4, 5}
+
+
+# -- the benchmark ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(FILE.parent))
+    import independent
+
+    return independent
+
+
+def test_a_scan_is_judged_by_its_own_truth(benchmark, scans, monkeypatch):
+    """A model that keeps the true arteries and calls other calcium LM: names and what is false are told apart."""
+    found = next(scan for scan in scans if {1, 2, 3, 4, 5} & set(np.unique(scan.owner[scan.hu >= 130])) >= {2, 5})
+    monkeypatch.setattr(benchmark, "make", lambda *_: found)
+    monkeypatch.setattr(benchmark, "load_model", lambda path: None)
+    kept = np.where(found.owner == 5, 1, found.owner)
+    reference = benchmark.score(found.hu, np.where(found.owner < 5, found.owner, 0), found.spacing_mm, found.kvp)
+    monkeypatch.setattr(judging, "score_scan", lambda *_: SimpleNamespace(score=reference, vessel_map=kept))
+    row = benchmark.judge(3, "")
+    assert row["patient_id"] == 3
+    assert row["agatston_total"] == row["reference_total"] > 0
+    assert row["kept_LAD"] == row["named_LAD"] == row["amount_LAD"] > 0
+    assert row["kept_other"] == row["amount_other"] > 0
+    text = benchmark.page(pd.DataFrame([row, row | {"patient_id": 4}]), "command", "0123456789")
+    assert "100.0 % of the coronary calcium that was kept has the right vessel's name" in text
+    assert "100.0 % of the calcium that is no artery's was taken for coronary" in text
+
+    def refuse(*_):
+        raise NoHeartError("no heart")
+
+    monkeypatch.setattr(judging, "score_scan", refuse)
+    refused = benchmark.judge(3, "")
+    assert refused["status"] == "no_heart"
+    assert refused["reference_total"] == row["reference_total"]
+
+
+def test_a_bad_command_of_the_benchmark_is_told(benchmark, capsys):
+    for wrong in ("scans=1", "first=-1", "matrix=8", "checkpoint=none.safetensors", "colour=red"):
+        assert benchmark.main([wrong]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
