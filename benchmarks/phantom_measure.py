@@ -270,6 +270,8 @@ def coronaries(painted: Painted, found: dict[str, Course] | None = None) -> dict
         out[f"{name}_length_mm"] = float(steps[mine[1:]].sum())
         if name == "RCA_PDA":
             continue
+        own_line = course.line[mine]
+        out[f"{name}_tortuosity"] = length_mm(own_line) / float(np.linalg.norm(own_line[-1] - own_line[0]))
         lumen = course.lumen
         arc = np.concatenate([[0.0], np.cumsum(steps * mine[1:])])
         out[f"{name}_proximal_mm"] = _middle(lumen[mine & (arc >= 4) & (arc <= 16)])
@@ -284,6 +286,23 @@ def coronaries(painted: Painted, found: dict[str, Course] | None = None) -> dict
         if name == "RCA":
             out["RCA_middle_mm"] = _middle(lumen[mine & (np.abs(arc - 0.5 * arc[-1]) <= 8)])
     return {key: value for key, value in out.items() if np.isfinite(value)}
+
+
+NEAR_BOTH_MM, FROM_AORTA_MM = 12.0, 30.0
+"""The posterior interventricular groove lies this close to both ventricles, this far from the aorta."""
+
+
+def left_dominant(painted: Painted) -> float | None:
+    """1 if more of the artery in the posterior interventricular groove has the LCX's label than the RCA's, else 0; None
+    without any."""
+    thin = painted.thinned()
+    gaps = [
+        away(thin.label(*names), thin.step_mm)
+        for names in (("right_ventricle",), ("left_ventricle", "myocardium"), ("aorta",))
+    ]
+    groove = (gaps[0] <= NEAR_BOTH_MM) & (gaps[1] <= NEAR_BOTH_MM) & (gaps[2] > FROM_AORTA_MM)
+    left, right = (int((thin.area[groove] == VESSEL_INDEX[name]).sum()) for name in ("LCX", "RCA"))
+    return float(left > right) if left + right else None
 
 
 def _middle(values: np.ndarray) -> float:

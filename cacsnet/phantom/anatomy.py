@@ -19,6 +19,7 @@ from torch import Tensor
 from cacsnet.errors import ArgumentError, ConfigError
 from cacsnet.labels import STRUCTURE_INDEX
 from cacsnet.phantom import heart_ellipsoid, heart_polar
+from cacsnet.phantom.age import MEAN_YEARS, aortic_width, draw_age, trabecular_hu
 from cacsnet.phantom.fields import Lattice, capsule_chain, ellipsoid, smooth_min
 from cacsnet.phantom.heart import Heart, random_rotation, unit
 from cacsnet.phantom.lungs import Lungs
@@ -124,13 +125,14 @@ class Tissue:
     chamber_hu: dict[str, float] = field(default_factory=dict)
 
 
-def draw_tissue(rng: np.random.Generator, enhanced: bool) -> Tissue:
+def draw_tissue(rng: np.random.Generator, enhanced: bool, age_years: float = MEAN_YEARS) -> Tissue:
     blood = rng.uniform(25, 65) if rng.random() < 0.5 else rng.normal(42, 5)
     tissue = Tissue(
         blood=blood,
         myocardium=blood + (0.0 if rng.random() < 0.3 else rng.uniform(-10, 15)),
         fat=rng.uniform(-110, -75), lung=rng.uniform(-910, -780), muscle=rng.normal(55, 7), liver=rng.normal(57, 10),
-        trabecular=rng.uniform(70, 215), cortical=rng.uniform(350, 1000), cartilage=rng.uniform(80, 120), enhanced=enhanced,
+        trabecular=max(50.0, trabecular_hu(age_years) + rng.uniform(-72, 72)), cortical=rng.uniform(350, 1000),
+        cartilage=rng.uniform(80, 120), enhanced=enhanced,
     )  # fmt: skip
     if enhanced:
         level = rng.uniform(110, 450)
@@ -215,18 +217,20 @@ class Patient:
         rng = np.random.default_rng([seed, 1])
         self.seed = seed
         self.wide = bool(rng.random() < 0.5) if wide is None else wide
+        self.age_years = draw_age(np.random.default_rng([seed, 16]), self.wide)
         self.heart = HEART_MODELS[heart_model](np.random.default_rng([seed, 4]))
-        self.tissue = draw_tissue(rng, enhanced)
+        self.heart.root_radii = self.heart.root_radii * aortic_width(self.age_years)
+        self.tissue = draw_tissue(rng, enhanced, self.age_years)
         self.sheath_mm = float(np.clip(rng.normal(1.2 + 0.25 * self.heart.fat_mm, 0.5), 0.6, 3.5))
         spread = 1.6 if self.wide else 1.0
         self.heart_rotation = random_rotation(rng, (9 * spread, 6 * spread, 8 * spread))
         self.body_rotation = random_rotation(rng, (4 * spread, 3, 3))
         self.heart_scale = 1.0
         size = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.86, 1.26))
-        self.thorax = Thorax(rng, *self._heart_surface(size))
+        self.thorax = Thorax(rng, *self._heart_surface(size), self.age_years)
         self.heart_scale = size * self.thorax.heart_fit
         self.heart.female = self.thorax.female
-        self.descending_radius = rng.uniform(10.5, 15)
+        self.descending_radius = rng.uniform(10.5, 15) * aortic_width(self.age_years)
         before_spine = self.thorax.spine_y - 16 - self.descending_radius + rng.uniform(-3, 6)
         self.descending = np.array([0.0, before_spine, self.thorax.midline + rng.uniform(8, 24)])
         self.descending_line = self._place_descending_aorta()

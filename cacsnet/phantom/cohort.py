@@ -36,7 +36,7 @@ USUAL_DISTRACTORS: Mapping[str, float] = {
 }  # fmt: skip
 """Mean number of calcified places per patient. Defaults of this project."""
 
-FORMAT = "17"
+FORMAT = "18"
 """Raised whenever the phantom or a recipe changes, so that scans made before are made again and never mixed with new ones."""
 
 
@@ -301,7 +301,9 @@ def anatomical_truth(case: CohortCase) -> dict[str, object]:
         })  # fmt: skip
     mass = {n: sum(b.mass_mg for b in bodies if b.deposit.owner == VESSEL_INDEX[n]) for n in VESSEL_NAMES}
     return {
-        "seed": case.patient.seed, "heart": type(case.patient.heart).__name__, "mass_mg": mass | {"total": sum(mass.values())},
+        "seed": case.patient.seed, "heart": type(case.patient.heart).__name__,
+        "age_years": round(case.patient.age_years, 1), "sex": "F" if case.patient.thorax.female else "M",
+        "mass_mg": mass | {"total": sum(mass.values())},
         "coronary_length_mm": {n: sum(a.length_mm for a in case.arteries if a.vessel == VESSEL_INDEX[n]) for n in VESSEL_NAMES},
         "bodies": rows,
     }  # fmt: skip

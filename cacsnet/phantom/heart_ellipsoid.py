@@ -200,6 +200,20 @@ def _lift(heart: EllipsoidHeart, point: np.ndarray, depth: float) -> np.ndarray:
     return point
 
 
+def _between_ventricles(heart: EllipsoidHeart, septum: np.ndarray, side: np.ndarray, depth: float) -> np.ndarray:
+    """The interventricular groove beyond a point of the septum: turning from ``side`` (its front or its back) away from the
+    right ventricle, where the surface first is as near to the left ventricle."""
+    turns = np.arange(0.0, 64.0, 3.0)
+    places = np.stack([ray_out(heart, septum, _around(side, -heart.axes[1], a), depth) for a in turns])
+    p = torch.tensor(np.ascontiguousarray(places.T), dtype=torch.float32)
+    nearer = (heart.rv_sdf(p) - 3.0 - heart.lv_outer_sdf(p)).numpy()
+    if nearer[0] >= 0 or nearer.max() < 0:
+        return places[0 if nearer[0] >= 0 else -1]
+    first = int((nearer >= 0).argmax())
+    turn = np.interp(0.0, nearer[first - 1 : first + 1], turns[first - 1 : first + 1])
+    return ray_out(heart, septum, _around(side, -heart.axes[1], float(turn)), depth)
+
+
 def _around(axis_a: np.ndarray, axis_b: np.ndarray, angle_deg: float) -> np.ndarray:
     t = np.deg2rad(angle_deg)
     return np.cos(t) * axis_a + np.sin(t) * axis_b
@@ -225,8 +239,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     reach = heart.lv_outer[0]
     septum = lambda t: heart.lv_centre + axis * t + to_rv * 0.85 * heart.lv_outer[1]  # noqa: E731
     levels = np.linspace(-0.20, rng.uniform(0.75, 0.97), 7) * reach
-    turns = np.linspace(14, 0, 7)  # at the base the artery passes to the left of the pulmonary trunk
-    groove = [ray_out(heart, septum(t), _around(up, -to_rv, a), depth) for t, a in zip(levels, turns, strict=True)]
+    groove = [_between_ventricles(heart, septum(t), up, depth) for t in levels]
     apex = heart.lv_centre + axis * (reach + depth)
     # where the bifurcation lies in the cleft before the trunk, the nearest way would be round the trunk's right side
     left_of_trunk = heart.trunk[0] + np.array([0.0, 4.0, heart.trunk_radii[0] + 1.5 + depth])
@@ -240,7 +253,9 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     for number, share in enumerate(sorted(rng.uniform(0.15, 0.5, rng.integers(1, 4)))):
         start = lad[int(share * len(lad))]
         t0 = float((start - heart.lv_centre) @ axis)
-        turns = np.linspace(15, rng.uniform(45, 70), 4)
+        away = start - heart.lv_centre
+        leaves = float(np.rad2deg(np.arctan2(away @ lateral, away @ up)))
+        turns = leaves + np.linspace(12, rng.uniform(45, 75), 4)
         rows = [
             ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), branch_depth)
             for a, t in zip(turns, np.linspace(t0 + 8, t0 + rng.uniform(30, 50), 4), strict=True)
@@ -282,7 +297,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
             tapered(rca, 3.9 if right_dominant else 2.8, 2.6 if right_dominant else 1.4),
         )
     )
-    rows = [ray_out(heart, septum(t), -up, depth) for t in np.linspace(-0.35, rng.uniform(0.1, 0.5), 5) * reach]
+    rows = [_between_ventricles(heart, septum(t), -up, depth) for t in np.linspace(-0.35, rng.uniform(0.1, 0.5), 5) * reach]
     owner = "RCA" if right_dominant else "LCX"
     pda = _settle(heart, np.stack([(rca if right_dominant else lcx)[-1], *rows]), depth, 6)
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))

@@ -193,6 +193,8 @@ def paint_arteries(
             pieces.append((artery.vessel, block, sdf))
             sheath = sdf - patient.sheath_mm
             sheath[structures[block] >= STRUCTURE_INDEX["aorta"]] = step_mm  # the ostia stay open
+            if not artery.vessel:  # and so does the coronary sinus
+                sheath[structures[block] == STRUCTURE_INDEX["right_atrium"]] = step_mm
             _mix(hu[block], sheath, patient.tissue.fat, step_mm)
             structures[block][sheath < 0] = 0
     for vessel, block, sdf in pieces:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cacsnet.phantom.age import MEAN_YEARS, calcified_cartilage_share
 from cacsnet.phantom.fields import capsule_chain, ellipsoid, smooth_max, smooth_min
 from cacsnet.phantom.heart import unit
 
@@ -40,6 +41,7 @@ class Thorax:
             thorax frame, before the heart is fitted to the chest.
         heart_bottom_mm: lowest z of the heart.
         heart_back_mm: largest y of the heart before the spine.
+        age_years: decides how often the cartilages are calcified.
 
     Attributes:
         midline, chest_y: x of the midline and y of the chest's middle.
@@ -51,7 +53,14 @@ class Thorax:
         rim, rim_hu: share of the cartilages' surface that is calcified, and its HU.
     """
 
-    def __init__(self, rng: np.random.Generator, front: Tensor, heart_bottom_mm: float, heart_back_mm: float) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        front: Tensor,
+        heart_bottom_mm: float,
+        heart_back_mm: float,
+        age_years: float = MEAN_YEARS,
+    ) -> None:
         self.midline = rng.normal(-8, 7)
         self.half_width = float(np.clip(rng.normal(135, 10), 112, 160))
         self.half_depth = self.half_width * rng.uniform(0.58, 0.70)
@@ -94,7 +103,7 @@ class Thorax:
         self.organs = rng.normal(0, 1, (4, 3)) * np.array([8.0, 6.0, 8.0])  # liver's lobes, stomach, spleen
         self.table_mm = rng.uniform(4, 25)
         self.branches = [self._draw_branch(rng) for _ in range(16)]
-        self.rim = float(rng.beta(1.2, 1.6)) if rng.random() < 0.65 else 0.0  # none in a third: mostly the young
+        self.rim = float(rng.beta(1.2, 1.6)) if rng.random() < calcified_cartilage_share(age_years) else 0.0
         self.rim_hu = float(rng.uniform(150, 600))
 
     def _behind_the_wall(self, front: Tensor, gap_mm: float) -> float:
