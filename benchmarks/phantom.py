@@ -38,6 +38,7 @@ from phantom_measure import (
     coronaries,
     depth,
     heart_tissues,
+    left_dominant,
     noise,
     pulmonary_trunk,
     sampled,
@@ -114,6 +115,7 @@ def measure_phantom(number: int, phantoms: int, heart_model: str) -> dict[str, A
     heart = paint(patient, arteries, low, high, FINE_MM)
     for part in (chambers, aorta, pulmonary_trunk, heart_tissues, coronaries):
         row |= part(heart)
+    row["left_dominant"] = left_dominant(heart)
 
     scan, truth = case.scan, case.truth
     spacing = np.array(scan.spacing_mm)
@@ -157,11 +159,20 @@ def measure(keys: Mapping[str, str], console: Console) -> str:
         f"{FIRST_SEED} on, labels painted at {FINE_MM} mm; {np.median(rows['seconds']):.0f} s of CPU time each. "
         f"**{inside} of {counted} quantities are within their published range.**",
         table,
+        dominance(rows),
         f"Reference Agatston of one scan each (profile as in the paper, 120 kVp) beside {POPULATION}:",
         agatston_table(rows, paper),
     ))  # fmt: skip
     write(keys["docs"], f"measured {model}", text)
     return text
+
+
+def dominance(rows: pd.DataFrame) -> str:
+    known = rows["left_dominant"].dropna()
+    return (
+        f"The artery in the posterior interventricular groove is the LCX's in {int(known.sum())} of {len(known)} phantoms where one "
+        "was found there: about 15 % of people are left-dominant (usual textbook figure)."
+    )
 
 
 # -- docs ---------------------------------------------------------------------------------------------------------------

@@ -180,6 +180,9 @@ INFORMATION: tuple[tuple[str, str, str], ...] = (
     ("LAD_middle_mm", "LAD, middle lumen", "mm"),
     ("RCA_middle_mm", "RCA, middle lumen", "mm"),
     ("RCA_PDA_length_mm", "RCA with its longest branch", "mm"),
+    ("LAD_tortuosity", "LAD, way along it over the straight way", ""),
+    ("LCX_tortuosity", "LCX, way along it over the straight way", ""),
+    ("RCA_tortuosity", "RCA, way along it over the straight way", ""),
     ("autocorrelation_x2", "noise, correlation over 2 pixels along x", ""),
     ("autocorrelation_y2", "noise, correlation over 2 pixels along y", ""),
 )

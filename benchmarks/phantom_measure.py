@@ -297,8 +297,7 @@ def left_dominant(painted: Painted) -> float | None:
     without any."""
     thin = painted.thinned()
     gaps = [
-        away(thin.label(*names), thin.step_mm)
-        for names in (("right_ventricle",), ("left_ventricle", "myocardium"), ("aorta",))
+        away(thin.label(*names), thin.step_mm) for names in (("right_ventricle",), ("left_ventricle", "myocardium"), ("aorta",))
     ]
     groove = (gaps[0] <= NEAR_BOTH_MM) & (gaps[1] <= NEAR_BOTH_MM) & (gaps[2] > FROM_AORTA_MM)
     left, right = (int((thin.area[groove] == VESSEL_INDEX[name]).sum()) for name in ("LCX", "RCA"))

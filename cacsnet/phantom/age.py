@@ -20,8 +20,8 @@ def draw_age(rng: np.random.Generator, wide: bool) -> float:
 
 
 def trabecular_hu(age_years: float) -> float:
-    """Mean HU of the spine's trabecular bone at 120 kVp: a line through 226 (under 30 years) and 89 (90 and over) of Jang et al.
-    2019, who give SDs of 44 and 38 at these ages."""
+    """Mean HU of the spine's trabecular bone at 120 kVp: a line through 226 (under 30 years) and 89 (90 and over) of Jang et
+    al. 2019, who give SDs of 44 and 38 at these ages."""
     return float(np.interp(age_years, [27.0, 92.0], [226.0, 89.0]))
 
 

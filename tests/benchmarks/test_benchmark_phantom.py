@@ -191,6 +191,34 @@ def test_lengths_and_lumens_of_a_made_up_tree():
     assert found["RCA_PDA_length_mm"] == pytest.approx(60.0, abs=3.0)
     assert found["RCA_proximal_mm"] == pytest.approx(3.0, abs=0.2)
     assert "LCX_length_mm" not in found
+    assert found["LAD_tortuosity"] == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(("groove", "margin", "expected"), [("RCA", "LCX", 0.0), ("LCX", "RCA", 1.0), ("LCX", "LCX", 1.0)])
+def test_dominance_is_read_from_the_groove_behind_both_ventricles(groove, margin, expected):
+    structures, area = (np.zeros((60, 60, 80), np.uint8) for _ in range(2))
+    structures[:, :40, :30] = STRUCTURE_INDEX["right_ventricle"]
+    structures[:, :40, 36:] = STRUCTURE_INDEX["myocardium"]
+    structures[57:, 50:, 70:] = STRUCTURE_INDEX["aorta"]
+    area[4:20, 42:46, 31:35] = VESSEL_INDEX[groove]
+    area[4:40, 42:46, 4:10] = VESSEL_INDEX[margin]  # longer, and near one ventricle only
+    assert measures.left_dominant(painted(None, structures, area, 1.5)) == expected
+    area[:, :, 20:] = 0
+    assert measures.left_dominant(painted(None, structures, area, 1.5)) is None
+
+
+def test_a_bent_course_is_longer_than_its_chord():
+    """A half circle: pi / 2."""
+    turn = np.linspace(0, np.pi, 300)
+    line = np.stack([np.full(300, 20.0), 30 + 30 * np.sin(turn), 50 - 30 * np.cos(turn)], 1)
+    structures, area = (np.zeros((60, 110, 130), np.uint8) for _ in range(2))
+    structures[:, :26, :] = STRUCTURE_INDEX["aorta"]
+    structures[50:, :, :] = STRUCTURE_INDEX["right_atrium"]
+    area[distance_to(line, area.shape, 0.75) < 3.0] = VESSEL_INDEX["RCA"]
+    structures[:, :, 65:][structures[:, :, 65:] == STRUCTURE_INDEX["aorta"]] = 0
+    hu = np.where(area > 0, 40, -100).astype(np.float32)
+    found = measures.coronaries(painted(hu, structures, area, 0.75))
+    assert found["RCA_tortuosity"] == pytest.approx(np.pi / 2, rel=0.06)
 
 
 # -- HU and noise -------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cacsnet.labels import STRUCTURE_INDEX, VESSEL_INDEX
-from cacsnet.phantom.anatomy import Part
+from cacsnet.phantom.anatomy import HEART_MODELS, Part, Patient
 from cacsnet.phantom.fields import capsule_chain, ellipsoid
 from cacsnet.phantom.heart import Artery
-from cacsnet.phantom.render import AREA_MARGIN_MM, render
+from cacsnet.phantom.render import AREA_MARGIN_MM, grid_points, render
 
 STEP_MM = 1.25
 LINE = np.stack([np.linspace(-20, 22, 43), np.linspace(3, 15, 43), np.linspace(-9, 2, 43)], 1)
@@ -68,3 +68,17 @@ def test_a_later_part_covers_an_earlier_one_and_takes_its_label():
     found = volumes(anatomy.structures)
     assert found[STRUCTURE_INDEX["left_ventricle"]] == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.02)
     assert found[STRUCTURE_INDEX["myocardium"]] == pytest.approx(4 / 3 * np.pi * (20**3 - 12**3), rel=0.02)
+
+
+@pytest.mark.parametrize("model", HEART_MODELS)
+def test_the_coronary_sinus_opens_into_the_atrium_without_a_shell_of_fat(model):
+    for seed in range(3):
+        drawn = Patient(seed, heart_model=model)
+        tree = drawn.heart.grow_tree(np.random.default_rng([seed, 7]))
+        mouth = drawn.heart_to_patient(next(a for a in tree if a.name == "vein_ring").line[-1:])[0]
+        anatomy = render(drawn, tree, (mouth - 12).tolist(), 1.0, (25,) * 3)
+        points = grid_points(anatomy.origin_mm, (1.0,) * 3, (25,) * 3)
+        deep = drawn.heart.ra_sdf(drawn.to_heart(drawn.to_thorax(points))) < -1.5
+        assert deep.sum() > 100
+        assert float((anatomy.hu[deep] > -20).float().mean()) > 0.99, seed
+        assert bool((anatomy.structures[deep] == STRUCTURE_INDEX["right_atrium"]).all())

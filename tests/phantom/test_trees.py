@@ -71,6 +71,23 @@ def test_the_circumflex_runs_beneath_the_appendage_beside_the_mitral_valve(model
         assert np.hypot(along - height, aside - radius).max() < 11, seed
 
 
+def test_lad_and_posterior_descending_artery_run_between_the_ventricles(model):
+    """In the grooves: near the left ventricle's surface and not far from the right one's, whose wall is 3 mm thick."""
+    near = {"LAD": [], "PDA": []}
+    for seed in SEEDS:
+        heart, tree = grown(seed, model)
+        for name, rows in near.items():
+            line = tree[name].line
+            line = line[int(0.15 * len(line)) : int(0.8 * len(line))]
+            rows.append((at(heart.lv_outer_sdf, line).mean(), (at(heart.rv_sdf, line) - 3).mean()))
+    for name, rows in near.items():
+        left, right = np.array(rows).T
+        assert left.mean() < 5, name
+        assert right.mean() < 9, name
+        assert left.max() < 12, name
+        assert right.max() < 14, name
+
+
 def test_the_dominant_artery_ends_where_the_posterior_descending_begins(model):
     dominant = []
     for seed in SEEDS:
