@@ -170,8 +170,8 @@ def measure(keys: Mapping[str, str], console: Console) -> str:
 def dominance(rows: pd.DataFrame) -> str:
     known = rows["left_dominant"].dropna()
     return (
-        f"The artery in the posterior interventricular groove is the LCX's in {int(known.sum())} of {len(known)} phantoms where one "
-        "was found there: about 15 % of people are left-dominant (usual textbook figure)."
+        f"The artery in the posterior interventricular groove is the LCX's in {int(known.sum())} of {len(known)} phantoms "
+        "where one was found there: about 15 % of people are left-dominant (usual textbook figure)."
     )
 
 
