@@ -33,7 +33,7 @@ from cacsnet.agreement.statistics import icc
 from cacsnet.errors import ConfigError
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.io import read_scan
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
@@ -127,18 +127,19 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"choose from {', '.join(questions)}", field="question", value=keys["question"])
         if keys["heart_model"] not in HEART_MODELS:
             raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
+        steps, seeds, scans, workers = (whole_number(keys, name, 1) for name in ("steps", "seeds", "scans", "workers"))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    asked, steps = questions[keys["question"]], int(keys["steps"])
+    asked = questions[keys["question"]]
     extra = [o for o in keys["overrides"].split(",") if o]
     runs: dict[str, list[Path]] = {}
     for name, overrides in asked["variants"].items():
         short, stage = f"{keys['question']}-{name.replace(' ', '_').replace(',', '')}", asked.get("stage", "coarse")
-        runs[name] = [train(short, overrides, seed, steps, extra, stage) for seed in range(int(keys["seeds"]))]
+        runs[name] = [train(short, overrides, seed, steps, extra, stage) for seed in range(seeds)]
     models = [path for paths in runs.values() for path in paths]
-    jobs = [(number, keys["heart_model"], models) for number in range(int(keys["scans"]))]
-    pool = ProcessPoolExecutor(int(keys["workers"]), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    jobs = [(number, keys["heart_model"], models) for number in range(scans)]
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with pool:
         rows = [row for case in track(pool.map(judge_scan, jobs), "judging", len(jobs), console=console) for row in case]
     frame = pd.DataFrame(rows)
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
                 run |= {"real_dice": one.heart_dice, "real_hit": one.hit / max(1, one.labelled), "real_false": float(one.false)}
     text = (
         f"**{asked['question']}** `python benchmarks/decisions.py question={keys['question']} steps={steps} "
-        f"seeds={keys['seeds']} scans={keys['scans']} heart_model={keys['heart_model']}`\n\n{table(found)}"
+        f"seeds={seeds} scans={scans} heart_model={keys['heart_model']}`\n\n{table(found)}"
     )
     console.print(text, markup=False)
     output = ROOT / "runs" / "decisions" / f"{keys['question']}-{steps}.json"

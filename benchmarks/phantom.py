@@ -36,10 +36,12 @@ from phantom_measure import (
     bone_tissues,
     chambers,
     coronaries,
+    courses,
     depth,
     heart_tissues,
     left_dominant,
     noise,
+    off_groove,
     pulmonary_trunk,
     sampled,
     spine_place,
@@ -113,8 +115,10 @@ def measure_phantom(number: int, phantoms: int, heart_model: str) -> dict[str, A
         middle = 0.5 * (low[0] + high[0])
         row |= bone_tissues(paint(patient, arteries, [middle - 24, y - 36, x - 36], [middle + 24, y + 36, x + 36], FINE_MM))  # type: ignore[arg-type]
     heart = paint(patient, arteries, low, high, FINE_MM)
-    for part in (chambers, aorta, pulmonary_trunk, heart_tissues, coronaries):
+    for part in (chambers, aorta, pulmonary_trunk, heart_tissues):
         row |= part(heart)
+    found = courses(heart)
+    row |= coronaries(heart, found) | off_groove(heart, found)
     row["left_dominant"] = left_dominant(heart)
 
     scan, truth = case.scan, case.truth

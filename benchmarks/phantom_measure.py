@@ -288,6 +288,29 @@ def coronaries(painted: Painted, found: dict[str, Course] | None = None) -> dict
     return {key: value for key, value in out.items() if np.isfinite(value)}
 
 
+BESIDE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "LAD": (("left_ventricle", "myocardium"), ("right_ventricle",)),
+    "LCX": (("left_ventricle", "myocardium"), ("left_atrium",)),
+    "RCA": (("right_ventricle",), ("right_atrium",)),
+}
+"""The chambers whose groove a vessel runs in."""
+
+
+def off_groove(painted: Painted, found: dict[str, Course]) -> dict[str, float]:
+    """How far (mm) the middle of LAD, LCX and RCA (20 to 80 % of it) lies from the farther of its two chambers, mean."""
+    thin = painted.thinned()
+    out = {}
+    for name, sides in BESIDE.items():
+        if name not in found:
+            continue
+        line = found[name].line[found[name].label == VESSEL_INDEX[name]]
+        line = line[round(0.2 * len(line)) : round(0.8 * len(line))] / thin.step_mm
+        gaps = [away(thin.label(*side), thin.step_mm) for side in sides]
+        at = [ndimage.map_coordinates(gap, line.T, order=1, mode="nearest") for gap in gaps]
+        out[f"{name}_off_groove_mm"] = float(np.maximum(*at).mean()) if len(line) else float("nan")
+    return {key: value for key, value in out.items() if np.isfinite(value)}
+
+
 NEAR_BOTH_MM, FROM_AORTA_MM = 12.0, 30.0
 """The posterior interventricular groove lies this close to both ventricles, this far from the aorta."""
 

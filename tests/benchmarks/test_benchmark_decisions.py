@@ -71,3 +71,10 @@ def test_a_page_keeps_what_stands_around_the_marks(tmp_path):
     assert page.read_text(encoding="utf-8") == "before\n<!-- a: start -->\n\nnew\n\n<!-- a: end -->\nafter\n"
     with pytest.raises(ConfigError, match="marks"):
         pages.write_between(page, "b", "new")
+
+
+@pytest.mark.parametrize("bad", ["steps=many", "seeds=0", "scans=-1", "workers=1.5", "question=none", "heart_model=cube"])
+def test_a_bad_command_is_refused_before_anything_is_trained(bad, monkeypatch, capsys):
+    monkeypatch.setattr(decisions, "train", lambda *_: pytest.fail("trained"))
+    assert decisions.main([bad]) == 2
+    assert bad.split("=")[0] in capsys.readouterr().err

@@ -207,6 +207,17 @@ def test_dominance_is_read_from_the_groove_behind_both_ventricles(groove, margin
     assert measures.left_dominant(painted(None, structures, area, 1.5)) is None
 
 
+def test_the_distance_from_a_groove_is_that_of_the_farther_chamber():
+    structures = np.zeros((40, 60, 100), np.uint8)
+    structures[:, :, :20] = STRUCTURE_INDEX["right_ventricle"]
+    structures[:, :, 50:] = STRUCTURE_INDEX["myocardium"]
+    line = np.stack([np.linspace(3, 55, 60), np.full(60, 40.0), np.full(60, 42.0)], 1)  # 13.5 and 33 mm away
+    line[:8, 2] = 60.0  # its first eighth doesn't count
+    course = measures.Course(line, np.full(60, VESSEL_INDEX["LAD"]), np.full(60, 3.0))
+    found = measures.off_groove(painted(None, structures, None, 1.5, structures.shape), {"LAD": course})
+    assert found == {"LAD_off_groove_mm": pytest.approx(75 - 42)}
+
+
 def test_a_bent_course_is_longer_than_its_chord():
     """A half circle: pi / 2."""
     turn = np.linspace(0, np.pi, 300)
