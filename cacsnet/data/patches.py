@@ -44,7 +44,7 @@ from cacsnet.scoring import load_profile
 PLAQUE, DISTRACTOR, OTHER = 0, 1, 2
 """Point groups: coronary calcium; other calcium and metal inside or beside the heart; bone, cartilage and noise."""
 
-GENERATOR = 15
+GENERATOR = 16
 """Raised whenever the phantom changes, so that cached patches of an older one are not used."""
 
 THRESHOLDS = load_profile("smartscore")

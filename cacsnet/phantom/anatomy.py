@@ -183,6 +183,9 @@ LEFT_PULMONARY_RADII = [12, 11, 9.5, 8, 6.5]
 BESIDE_AORTA_MM = 3.0
 """Least fat between the descending aorta and the left pulmonary artery or main bronchus."""
 
+OESOPHAGUS_MM = (4.5, 9.0)
+"""Half its depth and half its width."""
+
 WALL_MM = 2.6
 """Least distance of a chamber's wall from the chest wall: the pericardium and a little fat."""
 
@@ -223,7 +226,8 @@ class Patient:
         self.tissue = draw_tissue(rng, enhanced, self.age_years)
         self.sheath_mm = float(np.clip(rng.normal(1.2 + 0.25 * self.heart.fat_mm, 0.5), 0.6, 3.5))
         spread = 1.6 if self.wide else 1.0
-        self.heart_rotation = random_rotation(rng, (9 * spread, 6 * spread, 8 * spread))
+        turn = 1.3 if self.wide else 1.0  # wider, and hearts point where none does
+        self.heart_rotation = random_rotation(rng, (9 * turn, 6 * turn, 8 * turn))
         self.body_rotation = random_rotation(rng, (4 * spread, 3, 3))
         self.heart_scale = 1.0
         size = float(np.clip(rng.normal(1.04, 0.05 * spread), 0.86, 1.26))
@@ -332,23 +336,41 @@ class Patient:
 
     def great_vessels(self) -> dict[str, Callable[[View], Tensor]]:
         """Distances to the vessels above the heart, oesophagus and airway, which the lungs lie against."""
-        heart, d, dr, m, scale = self.heart, self.descending, self.descending_radius, self.thorax.midline, self.heart_scale
+        heart, dr, scale = self.heart, self.descending_radius, self.heart_scale
 
         def tube(line: Sequence[Sequence[float]], radii: Sequence[float]) -> Callable[[View], Tensor]:
             nodes, sizes = torch.tensor(line, dtype=torch.float32), torch.tensor(radii, dtype=torch.float32)
             return lambda v: capsule_chain(v.heart, nodes, sizes) * scale
 
         cava = [list(heart.ra_centre + np.array([22, 4, 4])), [60, 6, -41], [120, 6, -38]]
-        before_spine = self.thorax.spine_y - VERTEBRA_MM
         return {
             "pulmonary_right": tube([[62, 10, 12], [56, 20, -18], [48, 28, -58]], [12, 11, 8]),
             "pulmonary_left": body_tube(self.left_pulmonary, np.array(LEFT_PULMONARY_RADII) * scale),
             "vena_cava_superior": tube(cava, [10, 9.5, 9]),
             "arch": tube([list(heart.root[-1]), ARCH_END], [0.9 * heart.root_radii[-1], dr]),
             "descending_aorta": body_tube(self.descending_line, [dr] * 4),
-            "oesophagus": body_tube([[-90, d[1] - 10, m + 4], [100, before_spine - 10, m + 2]], [8, 7]),
+            "oesophagus": self._oesophagus(),
             "airway": self._airway([lines[0] for lines in self.airways.values()], AIRWAY_WALL_MM),
         }
+
+    def _oesophagus(self) -> Callable[[View], Tensor]:
+        """A flattened tube before the spine, to the right of the descending aorta, which it crosses in front at the
+        diaphragm; behind the trachea at the top."""
+        _, y, x = self.descending
+        spine, m = self.thorax.spine_y - VERTEBRA_MM, self.thorax.midline
+        aside = min(m + 2.0, x - self.descending_radius - OESOPHAGUS_MM[1] - 1.0)
+        before_aorta = y - self.descending_radius - OESOPHAGUS_MM[0] - 2.0
+        low = [[-120, before_aorta, x], [-75, before_aorta + 4, x - 8]]
+        line = np.array([*low, [-35, spine - 6, aside], [60, spine - 6, aside], [110, spine - 6, m + 2]])
+        flat = OESOPHAGUS_MM[1] / OESOPHAGUS_MM[0]
+        nodes = torch.tensor(line * [1, flat, 1], dtype=torch.float32)
+        radii = torch.full((len(line),), OESOPHAGUS_MM[1])
+
+        def sdf(v: View) -> Tensor:
+            q = torch.stack([v.thorax[0], flat * v.thorax[1], v.thorax[2]])
+            return capsule_chain(q, nodes, radii) / flat
+
+        return sdf
 
     def _place_descending_aorta(self) -> np.ndarray:
         """Axis [4, 3], thorax frame: from the arch down behind the left main bronchus, beside the spine."""

@@ -36,7 +36,7 @@ USUAL_DISTRACTORS: Mapping[str, float] = {
 }  # fmt: skip
 """Mean number of calcified places per patient. Defaults of this project."""
 
-FORMAT = "18"
+FORMAT = "19"
 """Raised whenever the phantom or a recipe changes, so that scans made before are made again and never mixed with new ones."""
 
 

@@ -8,6 +8,7 @@ The heart frame is (z, y, x) mm with the origin in the middle of the heart: z to
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 from torch import Tensor
 
+from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, plane, smooth_max, smooth_min, vector
 
 
@@ -27,7 +29,7 @@ def random_rotation(rng: np.random.Generator, sd_deg: tuple[float, float, float]
     """Random rotation matrix on (z, y, x) vectors; SD in degrees about the z, y and x axis."""
     out = np.eye(3)
     for axis, sd in enumerate(sd_deg):
-        angle = np.deg2rad(np.clip(rng.normal(0, sd), -2.5 * sd, 2.5 * sd))
+        angle = np.deg2rad(np.clip(rng.normal(0, sd), -2 * sd, 2 * sd))
         i, j = [k for k in range(3) if k != axis]
         turn = np.eye(3)
         turn[i, i] = turn[j, j] = np.cos(angle)
@@ -59,13 +61,28 @@ LEFT_GROOVE_MM = 8.5
 """Radius of the ring of fat in the left atrioventricular groove where the atrium overhangs it."""
 
 
-BENEATH_APPENDAGE_MM = 18.0
-"""How far that fat reaches from the groove towards the apex."""
+BENEATH_APPENDAGE_MM, WIDENING = 18.0, 0.4
+"""How far that fat reaches from the groove towards the apex, and by how much its ring widens with the ventricle on the way."""
 
 
 def draw_fat_side(rng: np.random.Generator) -> np.ndarray:
     """Fat is thickest in front of the right ventricle and around the apex, more or less to either side."""
     return unit(np.array([-0.25, -0.85, 0.1]) + rng.normal(0, 0.35, 3))
+
+
+OSTIUM_OFFSET = 1.05
+"""How far from the root's axis the coronary ostia lie, in radii of the ascending aorta."""
+
+OUTFLOW_MM, OUTFLOW_WALL_MM = 16.0, 3.0
+"""How deep below the base the left ventricle's outflow begins; its wall."""
+
+BEFORE_CRUX_MM = 16.0
+"""So far before the crux the middle of the right atrium's lowest part ends."""
+
+
+def above_valve(sdf: Tensor, p: Tensor, line: np.ndarray) -> Tensor:
+    """A great vessel [n, 3] without what lies before its first point, the valve: a tube's end is round."""
+    return torch.maximum(sdf, -plane(p, line[0], unit(line[1] - line[0])))
 
 
 @dataclass
@@ -134,13 +151,42 @@ class Heart(ABC):
     def grow_tree(self, rng: np.random.Generator) -> list[Artery]:
         """LM, LAD with diagonals, LCX with marginals, RCA with its posterior descending branch, and cardiac veins."""
 
+    @property
+    @abstractmethod
+    def crux(self) -> np.ndarray:
+        """Where all four chambers meet at the back, on the left ventricle's surface [3]."""
+
+    def la_floor_sdf(self, p: Tensor) -> Tensor:
+        """The left atrium's lower part, down to the inferior mitral annulus."""
+        low = self.crux - self.base
+        low = low - self.axes[0] * (low @ self.axes[0])
+        return _tube(p, np.stack([self.la_centre, self.base - 6 * self.axes[0] + 0.52 * low]), np.array([16.0, 13.0]))
+
+    def ra_floor_sdf(self, p: Tensor) -> Tensor:
+        """The right atrium's lower part: to the tricuspid valve and to the crux."""
+        valve = self.tricuspid - 3 * self.tricuspid_normal
+        way = self.crux - self.ra_centre
+        back = self.crux - BEFORE_CRUX_MM * unit(way)
+        to_valve = _tube(p, np.stack([self.ra_centre, valve]), np.array([18.0, 0.85 * self.groove_radius]))
+        return smooth_min(to_valve, _tube(p, np.stack([self.ra_centre, back]), np.array([16.0, 11.0])), 8.0)
+
+    def rv_floor_sdf(self, p: Tensor) -> Tensor:
+        """The right ventricle's lower part behind the tricuspid valve, towards the crux."""
+        back = self.crux + self.axes[:2].T @ np.array([10.0, 16.0])
+        return _tube(p, np.stack([self.tricuspid + 14 * self.tricuspid_normal, back]), np.array([14.0, 8.0]))
+
     def root_sdf(self, p: Tensor) -> Tensor:
-        """Aortic root and ascending aorta."""
-        return _tube(p, self.root, self.root_radii)
+        """Aortic root and ascending aorta, from the valve on."""
+        return above_valve(_tube(p, self.root, self.root_radii), p, self.root)
 
     def trunk_sdf(self, p: Tensor) -> Tensor:
-        """Pulmonary trunk."""
-        return _tube(p, self.trunk, self.trunk_radii)
+        """Pulmonary trunk, from the valve on."""
+        return above_valve(_tube(p, self.trunk, self.trunk_radii), p, self.trunk)
+
+    def outflow_sdf(self, p: Tensor) -> Tensor:
+        """The left ventricle's way to the aortic valve, as wide as the valve."""
+        inside = self.base + OUTFLOW_MM * self.axes[0]
+        return _tube(p, np.stack([inside, self.root[0]]), np.array([0.9, 0.95]) * self.root_radii[0])
 
     def papillary_sdf(self, p: Tensor) -> Tensor:
         """The two papillary muscles of the left ventricle: cones along its long axis at the free wall."""
@@ -152,10 +198,19 @@ class Heart(ABC):
         return out
 
     @property
+    def sinus_axes(self) -> np.ndarray:
+        """Unit vectors [4, 3]: along the root where its sinuses are, and across it to the left, the right and the non-coronary
+        sinus of Valsalva; the third lies opposite to the other two."""
+        along = unit(self.root[2] - self.root[1])
+        left, right = (unit(out - along * (out @ along)) for out in (self.left_out, self.right_out))
+        return np.stack([along, left, right, -unit(left + right)])
+
+    @property
     def ostia(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right coronary ostium, in the sinuses above the valve."""
-        middle, radius = 0.35 * self.root[1] + 0.65 * self.root[2], self.root_radii[2]
-        return middle + radius * self.left_out, middle + radius * self.right_out
+        """Left and right coronary ostium, in the upper part of their sinuses."""
+        middle = 0.35 * self.root[1] + 0.65 * self.root[2]
+        _, left, right, _ = OSTIUM_OFFSET * self.root_radii[2] * self.sinus_axes
+        return middle + left, middle + right
 
     def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
         """A chamber without the fat-filled recesses in which the arteries leave the root."""
@@ -178,8 +233,9 @@ class Heart(ABC):
         height, radius = self.left_groove
         q = p - vector(self.base + height * self.axes[0], p)
         along = (vector(self.axes[0], p) * q).sum(0)
-        aside = (q.square().sum(0) - along.square()).clamp_min(1e-6).sqrt() - radius
-        along = along - along.clamp(0, BENEATH_APPENDAGE_MM)
+        below = along.clamp(0, BENEATH_APPENDAGE_MM)
+        aside = (q.square().sum(0) - along.square()).clamp_min(1e-6).sqrt() - radius - WIDENING * below
+        along = along - below
         ring = (along.square() + aside.square()).sqrt() - LEFT_GROOVE_MM
         return smooth_max(sdf, -ring, 4.0)
 
@@ -279,6 +335,37 @@ def push_out(heart: Heart, line: np.ndarray, depth: float, keep: int = 0, rounds
             outwards = gaussian_filter1d(surface_distance(heart, line, 3.0)[1], 2.0, axis=0, mode="nearest")
         line += gaussian_filter1d(lack * outwards, 1.0, axis=0, mode="nearest") * free
     return resample(line)
+
+
+APART_MM, SHORTEST_BRANCH_MM = 8.0, 15.0
+"""Least distance between branches of different vessels; a branch that would become shorter is left out."""
+
+
+POSTEROLATERAL_MM = 65.0
+"""Longest posterolateral branch of the right artery, from the crux on."""
+
+
+def rounded(line: np.ndarray, sd_mm: float) -> np.ndarray:
+    """A polyline [n, 3] at steps of about 1 mm with its corners smoothed, ends fixed."""
+    out = resample(line)
+    out[1:-1] = gaussian_filter1d(out, sd_mm, axis=0, mode="nearest")[1:-1]
+    return resample(out)
+
+
+def inside_sac(heart: Heart, line: np.ndarray) -> np.ndarray | None:
+    """What of a branch [n, 3] comes before it leaves the pericardial sac; None if that is too little."""
+    out = heart.sac_sdf(torch.tensor(np.ascontiguousarray(line.T), dtype=torch.float32)).numpy() > 0
+    kept = line[: int(out.argmax())] if out.any() else line
+    return kept if len(kept) > SHORTEST_BRANCH_MM else None
+
+
+def clear_of(line: np.ndarray, arteries: Sequence[Artery], owner: str, apart_mm: float = APART_MM) -> np.ndarray | None:
+    """What of a branch [n, 3] keeps its distance from other vessels' arteries; None if that is too little."""
+    others = [a.line for a in arteries if a.vessel not in (0, VESSEL_INDEX[owner]) and a.name != "LM"]
+    near = np.min(np.linalg.norm(line[:, None] - np.concatenate(others)[None], axis=2), axis=1) < apart_mm
+    near[: int(SHORTEST_BRANCH_MM)] = False
+    kept = line[: int(near.argmax())] if near.any() else line
+    return kept if len(kept) > SHORTEST_BRANCH_MM + 3 else None
 
 
 def branch_length_mm(rng: np.random.Generator) -> float:

@@ -14,18 +14,25 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from cacsnet.labels import VESSEL_INDEX
-from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min
+from cacsnet.phantom.fields import capsule_chain, ellipsoid, plane, smooth_max, smooth_min, vector
 from cacsnet.phantom.heart import (
+    APART_MM,
     LEAST_FAT_MM,
+    OUTFLOW_WALL_MM,
+    POSTEROLATERAL_MM,
     Artery,
     Heart,
+    above_valve,
     branch_length_mm,
+    clear_of,
     coronary_sinus,
     cut,
     draw_fat_side,
+    inside_sac,
     push_out,
     ray_out,
     resample,
+    rounded,
     sinus_mouth,
     surface_distance,
     unit,
@@ -34,15 +41,22 @@ from cacsnet.phantom.heart import (
 BASE = np.array([8.0, 12.0, 6.0])
 APEX_DIRECTION = unit(np.array([-0.50, -0.56, 0.66]))
 
-SINUS_OFFSET, SINUS_SIZE, OSTIUM_OFFSET = 0.48, np.array([0.85, 0.60, 0.60]), 1.05
+SINUS_OFFSET, SINUS_SIZE = 0.52, np.array([0.85, 0.60, 0.60])
 """In radii of the ascending aorta: how far from the root's axis the middle of a sinus of Valsalva lies; its half axes along and
-across the root; how far from that axis the coronary ostia lie."""
+across the root."""
 
 RIGHT_ENTRY_DEG = -15.0
 """Where the right coronary artery enters its groove: angle around the tricuspid valve from the front, negative above it."""
 
-GROOVE_HEIGHT_MM = 8.0
+GROOVE_HEIGHT_MM = 4.0
 """Of the left atrioventricular groove above the base: a little on the ventricle's side."""
+
+LAST_DIAGONAL_DEG, FIRST_MARGINAL_DEG = 45.0, 35.0
+"""About the left ventricle's axis from the front to the left: how far diagonals reach, and where marginals begin."""
+
+BASAL_STRETCH = 2.0
+"""The left ventricle's cavity narrows so much slower towards the base than towards the apex: its wall is thin at the mitral
+annulus."""
 
 
 @dataclass
@@ -59,11 +73,15 @@ class EllipsoidHeart(Heart):
 
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.lv_centre, self.axes, self.lv_outer)
-        return smooth_max(body, -plane(p, self.base - 2 * self.axes[0], self.axes[0]), 6.0)
+        body = smooth_max(body, -plane(p, self.base - 2 * self.axes[0], self.axes[0]), 6.0)
+        return smooth_min(body, self.outflow_sdf(p) - OUTFLOW_WALL_MM, 4.0)
 
     def lv_inner_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.lv_centre - 3 * self.axes[0], self.axes, self.lv_inner)
-        return smooth_max(body, -plane(p, self.base, self.axes[0]), 4.0)
+        q = torch.einsum("ij,j...->i...", torch.as_tensor(self.axes, dtype=p.dtype, device=p.device), p)
+        q = q - vector(self.axes @ (self.lv_centre - 3 * self.axes[0]), p)
+        q[0] = torch.where(q[0] < 0, q[0] / BASAL_STRETCH, q[0])
+        body = smooth_max(ellipsoid(q, (0.0, 0.0, 0.0), None, self.lv_inner), -plane(p, self.base, self.axes[0]), 4.0)
+        return smooth_min(body, self.outflow_sdf(p), 4.0)
 
     def rv_sdf(self, p: Tensor) -> Tensor:
         body = ellipsoid(p, self.rv_centre, self.axes, self.rv_radii)
@@ -73,36 +91,22 @@ class EllipsoidHeart(Heart):
             torch.tensor([20.0, 14.0]),
         )
         body = smooth_max(body, -plane(p, self.tricuspid, self.tricuspid_normal), 6.0)
-        return self.clear_of_ostia(self.with_groove(smooth_min(body, outflow, 12.0), p), p)
+        body = smooth_min(smooth_min(body, outflow, 12.0), self.rv_floor_sdf(p), 8.0)
+        return self.clear_of_ostia(self.with_groove(body, p), p)
 
     def la_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.la_centre, None, self.la_radii)
+        body = smooth_min(ellipsoid(p, self.la_centre, None, self.la_radii), self.la_floor_sdf(p), 12.0)
         appendage = ellipsoid(p, self.la_centre + np.array([14, -25, 38]), None, (13, 16, 11))
         return self.clear_of_ostia(self.with_left_groove(smooth_min(body, appendage, 14.0), p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
-        body = ellipsoid(p, self.ra_centre, None, self.ra_radii)
+        body = smooth_min(ellipsoid(p, self.ra_centre, None, self.ra_radii), self.ra_floor_sdf(p), 12.0)
         appendage = ellipsoid(p, self.ra_centre + np.array([26, -24, 10]), None, (13, 15, 11))
         tip = self.ra_centre + np.array([[36.0, -20.0, 10.0], [46.0, -26.0, 24.0]])  # over the right artery, beside the aorta
         appendage = smooth_min(
             appendage, capsule_chain(p, torch.tensor(tip, dtype=torch.float32), torch.tensor([9.0, 7.0])), 8.0
         )
         return self.clear_of_ostia(self.with_groove(smooth_min(body, appendage, 12.0), p), p)
-
-    @property
-    def sinus_axes(self) -> np.ndarray:
-        """Unit vectors [4, 3]: along the root where its sinuses are, and across it to the left, the right and the non-coronary
-        sinus of Valsalva; the third lies opposite to the other two."""
-        along = unit(self.root[2] - self.root[1])
-        left, right = (unit(out - along * (out @ along)) for out in (self.left_out, self.right_out))
-        return np.stack([along, left, right, -unit(left + right)])
-
-    @property
-    def ostia(self) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right coronary ostium, in the upper part of their sinuses."""
-        middle = 0.35 * self.root[1] + 0.65 * self.root[2]
-        _, left, right, _ = OSTIUM_OFFSET * self.root_radii[2] * self.sinus_axes
-        return middle + left, middle + right
 
     def root_sdf(self, p: Tensor) -> Tensor:
         """Aortic root with three gentle bulges above the valve, and ascending aorta."""
@@ -112,7 +116,14 @@ class EllipsoidHeart(Heart):
         for side in sides:
             axes = np.stack([along, side, np.cross(along, side)])
             sdf = smooth_min(sdf, ellipsoid(p, middle + SINUS_OFFSET * radius * side, axes, radius * SINUS_SIZE), 4.0)
-        return sdf
+        return above_valve(sdf, p, self.root)
+
+    @property
+    def crux(self) -> np.ndarray:
+        low = self.axes[2] if self.axes[2][0] < 0 else -self.axes[2]
+        at_base = (1 - ((2 + 12 - self.lv_inner[0]) / self.lv_outer[0]) ** 2) ** 0.5
+        place: np.ndarray = self.base + 2 * self.axes[0] + 12 * self.axes[1] + at_base * self.lv_outer[2] * low
+        return place
 
     @property
     def groove_axes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +164,9 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     rv_radii = np.array([rng.uniform(42, 49), rng.uniform(19, 25), rng.uniform(33, 42)]) * size
     ra_centre = jitter([-4, 2, -46], 3)
     la_centre = jitter([19, 35, 1], 3)
-    root = np.array([[6, 4, 0], [16, 1, -5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float)
+    root = np.array(
+        [[14, -5, -4], [21, -4.5, -7.5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float
+    )
     root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
     radius = rng.normal(15.5, 1.7)
     root_radii = radius * np.array([0.88, 0.97, 1.0, 1.0, 1.0, 0.95, 0.9])
@@ -171,8 +184,8 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         fat_mm=float(np.clip(rng.gamma(2.0, 1.4), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
         groove_mm=rng.uniform(12, 30),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
-        la_radii=np.array([rng.uniform(24, 31), rng.uniform(18, 25), rng.uniform(31, 40)]),
-        ra_radii=np.array([rng.uniform(30, 37), rng.uniform(25, 31), rng.uniform(20, 26)]),
+        la_radii=np.array([rng.uniform(23, 30), rng.uniform(17, 24), rng.uniform(30, 38)]),
+        ra_radii=np.array([rng.uniform(28, 35), rng.uniform(24, 30), rng.uniform(19.5, 25)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
         groove_radius=rng.uniform(19, 23), left_groove=(GROOVE_HEIGHT_MM, at_groove * float(outer[1:].mean()) + 4.0),
     )  # fmt: skip
@@ -255,7 +268,7 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         t0 = float((start - heart.lv_centre) @ axis)
         away = start - heart.lv_centre
         leaves = float(np.rad2deg(np.arctan2(away @ lateral, away @ up)))
-        turns = leaves + np.linspace(12, rng.uniform(45, 75), 4)
+        turns = np.linspace(leaves + 12, min(leaves + rng.uniform(45, 75), LAST_DIAGONAL_DEG), 4)
         rows = [
             ray_out(heart, heart.lv_centre + axis * t, _around(up, lateral, a), branch_depth)
             for a, t in zip(turns, np.linspace(t0 + 8, t0 + rng.uniform(30, 50), 4), strict=True)
@@ -270,17 +283,26 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     groove_line = push_out(heart, _settle(heart, np.stack([bifurcation, *ring, crux]), depth), depth, keep=4)
     lcx = cut(groove_line, float(np.clip(rng.normal(60, 11), 40, 90))) if right_dominant else groove_line
     arteries.append(Artery("LCX", VESSEL_INDEX["LCX"], lcx, tapered(lcx, 3.4, 1.8)))
-    for number, share in enumerate(sorted(rng.uniform(0.3, 0.85, rng.integers(1, 4)))):
-        start = lcx[int(share * len(lcx))]
-        side = start - heart.lv_centre
+
+    def down_the_wall(start: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        """A branch from ``start`` towards the apex, straight out from an axis through ``origin``."""
+        side = start - origin
         side = unit(side - axis * (side @ axis))
-        t0 = float((start - heart.lv_centre) @ axis)
+        t0 = float((start - origin) @ axis)
         rows = [
-            ray_out(heart, heart.lv_centre + axis * t, side, branch_depth)
-            for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
+            ray_out(heart, origin + axis * t, side, branch_depth) for t in np.linspace(t0 + 10, t0 + rng.uniform(30, 55), 4)
         ]
         line = cut(_settle(heart, np.stack([start, *rows]), branch_depth, 6), branch_length_mm(rng))
-        arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
+        return push_out(heart, line, branch_depth, keep=2)
+
+    around = (lcx - heart.lv_centre) @ np.stack([up, lateral], 1)
+    turned = np.rad2deg(np.arctan2(around[:, 1], around[:, 0]))
+    first = max(int((turned >= FIRST_MARGINAL_DEG).argmax()), int(0.3 * len(lcx)))
+    for number, share in enumerate(sorted(rng.uniform(0, 1, rng.integers(1, 4)))):
+        start = lcx[int(first + share * (0.88 * len(lcx) - first))]
+        line = clear_of(down_the_wall(start, heart.lv_centre), arteries, "LCX")
+        if line is not None:
+            arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
 
     # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux
     angles = np.arange(RIGHT_ENTRY_DEG, rng.uniform(115, 140), 15.0)
@@ -301,6 +323,20 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     owner = "RCA" if right_dominant else "LCX"
     pda = _settle(heart, np.stack([(rca if right_dominant else lcx)[-1], *rows]), depth, 6)
     arteries.append(Artery("PDA", VESSEL_INDEX[owner], pda, tapered(pda, 2.3, 1.2)))
+
+    if right_dominant:  # on along the left groove, as far as the circumflex leaves it free, and down the inferior wall
+        free = (len(groove_line) - len(lcx)) - APART_MM
+        back = cut(groove_line[::-1], min(rng.uniform(20, 45), free))
+        if free > 12:
+            twig = down_the_wall(back[-1], heart.lv_centre)
+            whole = cut(np.concatenate([back, twig[3:]]), POSTEROLATERAL_MM)
+            line = clear_of(push_out(heart, rounded(whole, 5.0), branch_depth, keep=2), arteries, "RCA")
+            if line is not None:
+                arteries.append(Artery("PL", VESSEL_INDEX["RCA"], line, tapered(line, 2.4, 1.2)))
+    start = rca[int((rng.uniform(0.45, 0.6) if right_dominant else rng.uniform(0.6, 0.9)) * len(rca))]
+    line = inside_sac(heart, down_the_wall(start, heart.rv_centre))
+    if line is not None:
+        arteries.append(Artery("AM", VESSEL_INDEX["RCA"], line, tapered(line, 2.0, 1.0)))
 
     shift = unit(rng.normal(size=3)) + lateral
     vein = _settle(heart, lad[8:-20] + 5.0 * unit(shift), 2.8, 4)

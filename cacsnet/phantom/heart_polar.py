@@ -18,15 +18,22 @@ from torch import Tensor
 from cacsnet.labels import VESSEL_INDEX
 from cacsnet.phantom.fields import capsule_chain, smooth_max, smooth_min, vector
 from cacsnet.phantom.heart import (
+    APART_MM,
     LEAST_FAT_MM,
+    OUTFLOW_WALL_MM,
+    POSTEROLATERAL_MM,
     Artery,
     Heart,
+    above_valve,
     branch_length_mm,
+    clear_of,
     coronary_sinus,
     cut,
     draw_fat_side,
+    inside_sac,
     push_out,
     resample,
+    rounded,
     sinus_mouth,
     unit,
 )
@@ -37,11 +44,20 @@ DEPTH_MM = 2.6
 COVER_MM = 7.0
 """A surface this far outside the left ventricle's radius is another chamber's or vessel's that covers it."""
 
-GROOVE_HEIGHT_MM = 7.0
+GROOVE_HEIGHT_MM = 4.0
 """Of the left atrioventricular groove above the base."""
+
+LAST_DIAGONAL, FIRST_MARGINAL = 2.36, 2.18
+"""Angles (radians) about the long axis: how far diagonals reach, and where marginals begin."""
 
 LEFT_OF_TRUNK = 1.8
 """Angle (radians) at which the left ventricle's surface emerges beside the pulmonary trunk."""
+
+BASAL_NARROWING = 0.30
+"""How much narrower than at its widest level the left ventricle is at the base."""
+
+ANNULUS_WALL_MM, TAPER_MM = 3.0, 14.0
+"""The left ventricle's wall at the mitral annulus, and how far below it the wall has its full thickness."""
 
 RECESS_WALL_MM = 3.0
 """Muscle between the left ventricle's blood and the recesses in which the arteries leave the root."""
@@ -109,7 +125,7 @@ class PolarHeart(Heart):
         k0 = ((distance / radius).square() + (s / long).square()).sqrt()
         k1 = ((distance / radius.square()).square() + (s / long**2).square()).sqrt().clamp_min(1e-6)
         below = k0 * (k0 - 1) / k1
-        narrow = 1 - 0.10 * ((widest - height).clamp_min(0) / widest).square()
+        narrow = 1 - BASAL_NARROWING * ((widest - height).clamp_min(0) / widest).square()
         return torch.where(height > widest, below, distance - radius * narrow)
 
     def clear_of_ostia(self, sdf: Tensor, p: Tensor) -> Tensor:
@@ -130,12 +146,15 @@ class PolarHeart(Heart):
     # -- chambers -------------------------------------------------------------------------------------------------
     def lv_outer_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
-        return self.clear_of_ostia(smooth_max(self._spheroid(height, distance, angle, 0.0), -height - 2.0, 6.0), p)
+        body = smooth_max(self._spheroid(height, distance, angle, 0.0), -height - 2.0, 6.0)
+        return self.clear_of_ostia(smooth_min(body, self.outflow_sdf(p) - OUTFLOW_WALL_MM, 4.0), p)
 
     def lv_inner_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
-        cavity = smooth_max(self._spheroid(height, distance, angle, self.wall), -height, 4.0)
-        return self.clear_of_ostia(cavity - RECESS_WALL_MM, p) + RECESS_WALL_MM
+        thicker = (self.wall - ANNULUS_WALL_MM) * (1 - height / TAPER_MM).clamp(0, 1)
+        cavity = smooth_max(self._spheroid(height, distance, angle, self.wall) - thicker, -height, 4.0)
+        cavity = self.clear_of_ostia(cavity - RECESS_WALL_MM, p) + RECESS_WALL_MM
+        return smooth_min(cavity, self.outflow_sdf(p), 4.0)
 
     def rv_sdf(self, p: Tensor) -> Tensor:
         height, distance, angle = self.polar(p)
@@ -153,14 +172,17 @@ class PolarHeart(Heart):
             p, torch.tensor(np.array([start, self.trunk[0]]), dtype=torch.float32), torch.tensor([16.0, 13.5])
         )
         whole = smooth_min(body, smooth_max(outflow, 1.0 - septum, 4.0), 12.0)
+        whole = smooth_min(whole, smooth_max(self.rv_floor_sdf(p), 1.0 - septum, 4.0), 8.0)
         return self.clear_of_ostia(self.with_groove(whole, p), p)
 
     def la_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
+        sdf = smooth_min(sdf, self.la_floor_sdf(p), 12.0)
         return self.clear_of_ostia(self.with_left_groove(sdf, p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
+        sdf = smooth_min(sdf, self.ra_floor_sdf(p), 12.0)
         return self.clear_of_ostia(self.with_groove(sdf, p), p)
 
     def _atrium(
@@ -179,14 +201,17 @@ class PolarHeart(Heart):
     def root_sdf(self, p: Tensor) -> Tensor:
         """Ascending aorta with three sinuses above the valve."""
         tube = super().root_sdf(p)
-        up = unit(self.root[1] - self.root[0])
-        side = unit(np.cross(up, np.array([0.0, 1.0, 0.0])))
-        middle = 0.4 * self.root[0] + 0.6 * self.root[1]
+        middle = 0.25 * self.root[0] + 0.75 * self.root[1]
         size = 0.62 * float(self.root_radii[1])
-        for turn in np.deg2rad([30, 150, 270]):
-            centre = middle + 0.62 * self.root_radii[1] * (np.cos(turn) * side + np.sin(turn) * np.cross(up, side))
-            tube = smooth_min(tube, (p - vector(centre, p)).square().sum(0).sqrt() - size, 5.0)
-        return tube
+        for side in self.sinus_axes[1:]:
+            tube = smooth_min(tube, (p - vector(middle + size * side, p)).square().sum(0).sqrt() - size, 5.0)
+        return above_valve(tube, p, self.root)
+
+    @property
+    def crux(self) -> np.ndarray:
+        low = np.array([self.edge(np.zeros(1), False)[0] - 0.1])
+        place: np.ndarray = self.at(np.array([3.0]), np.array([(1 - 0.8 * BASAL_NARROWING) * self.radius]), low)[0]
+        return place
 
     # -- coronary tree --------------------------------------------------------------------------------------------
     def edge(self, height: np.ndarray, anterior: bool) -> np.ndarray:
@@ -223,8 +248,9 @@ class PolarHeart(Heart):
         return gaussian_filter1d(maximum_filter1d(distance, 3, mode="nearest"), 4.0, mode="nearest")
 
     def course(
-        self, start: np.ndarray, height: np.ndarray, angle: np.ndarray, over_mm: float = 15.0, at_most: float = 18.0
-    ) -> np.ndarray:
+        self, start: np.ndarray, height: np.ndarray, angle: np.ndarray, over_mm: float = 15.0, at_most: float = 18.0,
+        depth: float = DEPTH_MM,
+    ) -> np.ndarray:  # fmt: skip
         """Curve [n, 3] on the surface that leaves another artery at ``start`` [3]: height, angle and distance go over into
         their own course within ``over_mm``; ``at_most``: see :meth:`on_surface`."""
         h0, d0, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
@@ -234,12 +260,12 @@ class PolarHeart(Heart):
         share = np.clip(arc / over_mm, 0, 1)
         fade = 1 - share**2 * (3 - 2 * share)
         height, angle = height + (h0 - height[0]) * fade, angle + (a0 - angle[0]) * fade
-        distance = self.on_surface(height, angle, at_most=at_most)
+        distance = self.on_surface(height, angle, depth, at_most)
         line = resample(self.at(height, distance + (d0 - distance[0]) * fade, angle))
         for _ in range(2):  # round off what the surface's dents leave
             line[1:] = gaussian_filter1d(line, 2.5, axis=0, mode="nearest")[1:]
             line[0] = start
-            line = push_out(self, resample(line), DEPTH_MM, keep=1)
+            line = push_out(self, resample(line), depth, keep=1)
         return line
 
     def _reach(self, centre: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -285,7 +311,8 @@ class PolarHeart(Heart):
             start = lad[int(share * len(lad))]
             h0, _, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
             levels = np.linspace(h0, min(h0 + rng.uniform(35, 55), 0.9 * self.length), 40)
-            angles = a0 + rng.uniform(0.3, 0.8) * np.linspace(0, 1, 40) ** 1.2 + wave(40, 0.04)
+            turn = max(min(rng.uniform(0.3, 0.8), LAST_DIAGONAL - a0), 0.15)
+            angles = a0 + turn * np.linspace(0, 1, 40) ** 1.2 + wave(40, 0.04)
             diagonal = cut(self.course(start, levels, angles), branch_length_mm(rng))
             arteries.append(artery(f"D{number + 1}", "LAD", diagonal, 2.2, 1.2))
 
@@ -294,17 +321,27 @@ class PolarHeart(Heart):
         level = GROOVE_HEIGHT_MM + rng.uniform(-1.5, 1.5)
         turn = np.linspace(beside, 2 * np.pi + low_edge, 120)
         crux = self.at(np.full(3, 3.0), self.on_surface(np.full(3, 3.0), np.full(3, low_edge)), np.full(3, low_edge))[1]
-        lcx = self.course(split, level + wave(120, 1.0), turn, over_mm=25.0, at_most=6.0)
+        lcx = whole_groove = self.course(split, level + wave(120, 1.0), turn, over_mm=25.0, at_most=6.0)
         if right_dominant:
-            lcx = cut(lcx, float(np.clip(rng.normal(*LCX_MM), 40, 82)))
+            lcx = cut(whole_groove, float(np.clip(rng.normal(*LCX_MM), 40, 82)))
         arteries.append(artery("LCX", "LCX", lcx, 3.4, 1.8))
-        for number, share in enumerate(sorted(rng.uniform(0.3, 0.9, rng.integers(1, 4)))):
-            start = lcx[int(share * (len(lcx) - 1))]
+
+        def down_the_wall(
+            start: np.ndarray, to_mm: float, sideways: float = 0.25, at_most: float = 18.0, depth: float = DEPTH_MM
+        ) -> np.ndarray:
+            """A branch from ``start`` towards the apex."""
             h0, _, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
-            levels = np.linspace(h0, h0 + rng.uniform(30, 55), 40)
-            angles = a0 + np.linspace(0, rng.uniform(-0.25, 0.25), 40) + wave(40, 0.04)
-            marginal = cut(self.course(start, levels, angles), branch_length_mm(rng))
-            arteries.append(artery(f"OM{number + 1}", "LCX", marginal, 2.2, 1.2))
+            levels = np.linspace(h0, h0 + rng.uniform(30, to_mm), 40)
+            angles = a0 + np.linspace(0, rng.uniform(-sideways, sideways), 40) + wave(40, 0.04)
+            return cut(self.course(start, levels, angles, at_most=at_most, depth=depth), branch_length_mm(rng))
+
+        turned = self.polar(torch.tensor(np.ascontiguousarray(lcx.T), dtype=torch.float32))[2].numpy() % (2 * np.pi)
+        first = max(int((turned >= FIRST_MARGINAL).argmax()), int(0.3 * len(lcx)))
+        for number, share in enumerate(sorted(rng.uniform(0, 1, rng.integers(1, 4)))):
+            start = lcx[int(first + share * (0.9 * (len(lcx) - 1) - first))]
+            marginal = clear_of(down_the_wall(start, 55), arteries, "LCX")
+            if marginal is not None:
+                arteries.append(artery(f"OM{number + 1}", "LCX", marginal, 2.2, 1.2))
 
         # right atrioventricular groove: a ring around the tricuspid valve from the front over the right margin to the crux
         normal = self.tricuspid_normal
@@ -329,16 +366,31 @@ class PolarHeart(Heart):
         sizes = (3.9, 2.6) if right_dominant else (2.8, 1.4)
         arteries.append(artery("RCA", "RCA", rca, *sizes))
         levels = np.linspace(3.0, rng.uniform(0.45, 0.8) * self.length, 60)
-        pda = self.course((rca if right_dominant else lcx)[-1], levels, self.edge(levels, False) + wave(60, 0.03))
+        pda = self.course(
+            (rca if right_dominant else lcx)[-1], levels, self.edge(levels, False) + wave(60, 0.03), at_most=COVER_MM
+        )
         arteries.append(artery("PDA", "RCA" if right_dominant else "LCX", pda, 2.3, 1.2))
+        if right_dominant:  # on along the left groove, as far as the circumflex leaves it free, and down the inferior wall
+            free = float(np.linalg.norm(np.diff(whole_groove, axis=0), axis=1).sum()) - len(lcx) - APART_MM
+            if free > 12:
+                back = cut(whole_groove[::-1], min(rng.uniform(20, 45), free))
+                twig = down_the_wall(back[-1], 50)
+                whole = cut(np.concatenate([rca[-1:], back[4:], twig[3:]]), POSTEROLATERAL_MM)
+                line = clear_of(push_out(self, rounded(whole, 5.0), DEPTH_MM, keep=2), arteries, "RCA")
+                if line is not None:
+                    arteries.append(artery("PL", "RCA", line, 2.4, 1.2))
+        start = rca[int((rng.uniform(0.45, 0.6) if right_dominant else rng.uniform(0.6, 0.9)) * len(rca))]
+        marginal = inside_sac(self, down_the_wall(start, 50, 0.15, at_most=60.0, depth=1.7))
+        if marginal is not None:
+            arteries.append(artery("AM", "RCA", marginal, 2.0, 1.0))
 
         levels = np.linspace(6.0, 0.8 * end, 80)
         angles = self.edge(levels, True) + self.aside(levels) + 0.16 + wave(80, 0.03)
         great = self.at(levels, self.on_surface(levels, angles), angles)
         arteries.append(Artery("vein_anterior", 0, resample(great), np.full(len(resample(great)), rng.uniform(1.2, 2.0))))
         around = np.linspace(self.edge(np.zeros(1), True)[0] + 0.6, 2 * np.pi + low_edge - 0.15, 110)
-        ring = GROOVE_HEIGHT_MM - 4.5 + wave(110, 1.0)
-        vein = self.at(ring, self.on_surface(ring, around, depth=3.5, at_most=8.0), around)
+        ring = GROOVE_HEIGHT_MM - 3.0 + wave(110, 1.0)
+        vein = self.at(ring, self.on_surface(ring, around, depth=3.5, at_most=1.0), around)
         vein = resample(np.concatenate([vein, sinus_mouth(self, crux)[None]]))
         vein[1:-1] = gaussian_filter1d(vein, 4.0, axis=0, mode="nearest")[1:-1]
         arteries.append(coronary_sinus(rng, resample(push_out(self, vein[::-1], 3.2, keep=8)[::-1])))
@@ -361,15 +413,22 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     length, radius, wall = rng.uniform(85, 99), rng.uniform(31.5, 38), rng.uniform(7.5, 12.0)
     crescent = rng.uniform(24, 33)
     below = rng.normal(0.28, 0.06)  # the valve lies towards the inferior edge of the crescent
-    tricuspid = base - 3 * axis + (np.cos(below) * to_rv - np.sin(below) * third) * (0.97 * radius + 0.5 * crescent)
+    tricuspid = (
+        base
+        - 3 * axis
+        + (np.cos(below) * to_rv - np.sin(below) * third) * ((1 - 0.75 * BASAL_NARROWING) * radius + 0.5 * crescent)
+    )
     normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
     to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
     ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25.5, 31)
     ra_centre = tricuspid + to_atrium * 0.92 * ra_radius
     la_centre = base + np.array([12.0, 22.0, -5.0]) + rng.normal(0, 2.5, 3)
-    valve = base + np.array([-2.0, -9.0, -6.0])
-    root = valve + np.array(
-        [[0, 0, 0], [11, -3, -5], [23, -8, -10], [44, -13, -12], [68, -10, -12], [86, 3, -8], [93, 19, 3]], float
+    root = (
+        base
+        + np.array([-2.0, -9.0, -6.0])
+        + np.array(
+            [[8, -9, -4], [15.5, -8.5, -7], [23, -8, -10], [44, -13, -12], [68, -10, -12], [86, 3, -8], [93, 19, 3]], float
+        )
     )
     root += np.cumsum(rng.normal(0, 0.8, root.shape), axis=0)
     trunk = np.array([[31, -30, 13], [43, -26, 18], [57, -12, 18], [64, 8, 14]], float) + rng.normal(0, 1.5, (4, 3))
@@ -382,7 +441,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
         left_out=unit(np.array([0.35, rng.normal(-0.15, 0.10), 1.0])),
         right_out=unit(np.array([0.05, -0.85, rng.normal(-0.75, 0.12)])),
         fat_mm=float(np.clip(rng.lognormal(np.log(2.6), 0.55), LEAST_FAT_MM, 9.0)), fat_side=draw_fat_side(rng),
-        groove_radius=rng.uniform(13, 17), left_groove=(GROOVE_HEIGHT_MM, radius + 4.0),
+        groove_radius=rng.uniform(13, 17), left_groove=(GROOVE_HEIGHT_MM, (1 - 0.75 * BASAL_NARROWING) * radius + 4.0),
         groove_mm=rng.uniform(18, 36), length=length, radius=radius, wall=wall, bend=rng.normal(0, 4.0, 2),
         ripple=rng.normal(0, 0.025, (2, 2)), crescent=crescent,
         edges=(float(np.deg2rad(rng.uniform(62, 80))), float(np.deg2rad(rng.uniform(64, 82)))), reach=rng.uniform(0.78, 0.90),

@@ -17,7 +17,7 @@ from torch import Tensor
 from cacsnet.phantom.anatomy import Part, Patient, View
 from cacsnet.phantom.calcium import Bed, fill, kept, linear_part
 from cacsnet.phantom.deposits import DISTRACTORS, Deposit
-from cacsnet.phantom.heart import resample, unit
+from cacsnet.phantom.heart import Heart, resample, unit
 from cacsnet.phantom.population import Population, draw_site_target, load_population
 
 Sdf = Callable[[np.ndarray], np.ndarray]
@@ -253,8 +253,24 @@ def _mitral_annulus(patient: Patient, rng: np.random.Generator) -> list[np.ndarr
     line = np.stack([np.interp(turn, at, np.append(ring[:, k], ring[0, k])) for k in range(3)], 1)
     centre = ring.mean(0)
     outward = (line - centre) / np.linalg.norm(line - centre, axis=1, keepdims=True)
-    line = line + rng.uniform(-0.5, 2.5) * outward + rng.uniform(-2.5, 2.5) * patient.heart.axes[0]
-    return [resample(line)]
+    line = line + rng.uniform(-0.5, 6.0) * outward + rng.uniform(-2.5, 2.5) * patient.heart.axes[0]
+    return [resample(_inside_left_groove(patient.heart, line))]
+
+
+CLEAR_OF_GROOVE_MM = 5.0
+"""Least distance of annular calcium from the ring on which circumflex artery and coronary sinus run."""
+
+
+def _inside_left_groove(heart: Heart, line: np.ndarray) -> np.ndarray:
+    """A line [n, 3] moved towards the long axis where it comes too near to the vessels in the left groove."""
+    height, radius = heart.left_groove
+    away = line - heart.base
+    along = away @ heart.axes[0]
+    aside = away - along[:, None] * heart.axes[0]
+    reach = np.linalg.norm(aside, axis=1)
+    most = radius - 1.0 - np.sqrt(np.clip(CLEAR_OF_GROOVE_MM**2 - (along - height) ** 2, 0, None))
+    out: np.ndarray = line - aside * np.clip(1 - most / np.maximum(reach, 1e-6), 0, None)[:, None]
+    return out
 
 
 def _pericardium(patient: Patient, rng: np.random.Generator) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ PLAUSIBLE_ML = {
     "left_atrium": (35, 160),
     "right_atrium": (50, 190),
     "myocardium": (70, 260),
-    "aorta": (50, 200),  # root, ascending and arch up to the heart frame's end
+    "aorta": (45, 200),  # from the valve on: root, ascending and arch up to the heart frame's end
     "pulmonary_artery": (30, 160),  # the trunk alone: 50 mm at a width of 28 mm hold 31 mL
 }
 LENGTH_MM = {"LM": (3, 20), "LAD": (80, 150), "LCX": (35, 140), "RCA": (60, 170), "PDA": (35, 110)}
@@ -176,8 +176,8 @@ def test_the_right_appendage_lies_beside_the_ascending_aorta(model):
     _, _, beside = above_the_valves(model)
     apart, top = beside.T
     assert apart.mean() < {"ellipsoid": 2, "polar": 7}[model]
-    assert top.mean() > 40
-    assert top.min() > 20
+    assert top.mean() > 28  # above the aortic valve: beyond the sinuses
+    assert top.min() > 14
 
 
 def test_labels_come_from_the_tables_and_blood_is_where_the_label_says(painted):
