@@ -96,7 +96,7 @@ class EllipsoidHeart(Heart):
 
     def la_sdf(self, p: Tensor) -> Tensor:
         body = smooth_min(ellipsoid(p, self.la_centre, None, self.la_radii), self.la_floor_sdf(p), 12.0)
-        appendage = ellipsoid(p, self.la_centre + np.array([14, -25, 38]), None, (13, 16, 11))
+        appendage = ellipsoid(p, self.la_centre + np.array([18, -24, 42]), None, (13, 16, 11))
         return self.clear_of_ostia(self.with_left_groove(smooth_min(body, appendage, 14.0), p), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
