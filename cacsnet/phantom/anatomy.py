@@ -189,6 +189,9 @@ OESOPHAGUS_MM = (4.5, 9.0)
 WALL_MM = 2.6
 """Least distance of a chamber's wall from the chest wall: the pericardium and a little fat."""
 
+BEHIND_ATRIUM_MM = 2.0
+"""Least room between the left atrium and the descending aorta; where there is less, the atrium is flattened."""
+
 ARTERY_BED_MM, ARTERY_MM = 8.0, 7.6
 """Where coronary arteries can run (near the left ventricle or the right atrium) the heart's surface stays so far from the chest
 wall: 2.6 mm of height, a lumen radius of at most 2.4 mm, a plaque of 2 mm, and the heart's scale."""
@@ -381,7 +384,15 @@ class Patient:
         behind = np.array([self._in_thorax(ends)[1][0], y, x])
         while float(capsule_chain(torch.tensor(behind, dtype=torch.float32), bronchus, torch.zeros(len(ends)))) < keep:
             behind += [0.0, 1.0, 0.5]
-        return np.stack([[-150, y + 6, x - 8], [0, y, x], behind, self._in_thorax([ARCH_END])[0]])
+        line = np.stack([[-150, y + 6, x - 8], [0, y, x], behind, self._in_thorax([ARCH_END])[0]])
+        levels = np.arange(-45.0, 61.0, 5.0)
+        for _ in range(16):  # back and to the left, beside the vertebrae, until it clears the left atrium
+            at = np.stack([levels, *(np.interp(levels, line[:3, 0], line[:3, k]) for k in (1, 2))])
+            near = self.heart.la_sdf(self.to_heart(torch.tensor(at, dtype=torch.float32))) * self.heart_scale
+            if float(near.min()) > self.descending_radius + BEHIND_ATRIUM_MM:
+                break
+            line[:3, 1:] += 0.7
+        return line
 
     def _beside_aorta(self, ends: Sequence[Sequence[float]], radii: np.ndarray) -> np.ndarray:
         """A tube's line [n, 3] (from the heart to the thorax frame) moved to the left, point by point, until it clears the
@@ -470,6 +481,9 @@ class Patient:
         left_vein = [[132, -4, 52], [116, -6, 20], [104, 2, -38]]
         azygos: list[list[float]] = [[-120, chest.spine_y - 22, m - 8], [80, chest.spine_y - 24, m - 10], [84, 30, -34]]
 
+        def before_aorta(sdf: Callable[[Tensor], Tensor], room_mm: float) -> Callable[[View], Tensor]:
+            return lambda v: torch.maximum(sdf(v.heart) * scale, room_mm - vessel["descending_aorta"](v))
+
         def upper_vessels(v: View) -> Tensor:
             out = torch.full(v.heart.shape[1:], 1e3)
             for line, radius in zip(neck, (6.5, 4.0, 5.0), strict=True):
@@ -499,21 +513,21 @@ class Patient:
             Part("thymus", thymus, lambda v: self.thymus_hu + 12 * v.field("texture")[0]),
             Part("oesophagus", vessel["oesophagus"], textured(35, 12)),
             Part("azygos", body_tube(azygos, [4, 5, 5]), hu["ra"], fine=True),
-            Part("descending_aorta", vessel["descending_aorta"], hu["aorta"]),
             Part("upper_vessels", upper_vessels, hu["aorta"], fine=True),
             Part("pulmonary_right", vessel["pulmonary_right"], hu["trunk"], s["pulmonary_artery"]),
             Part("pulmonary_left", vessel["pulmonary_left"], hu["trunk"], s["pulmonary_artery"]),
             Part("sac", lambda v: v.field("sac"), textured(t.fat, 9)),
             Part("pericardium", lambda v: v.field("sac").abs() - 0.6, 0.5 * t.muscle, fine=True),
+            Part("descending_aorta", vessel["descending_aorta"], hu["aorta"]),
             *(Part(f"{way}_wall", self._airway(tubes, AIRWAY_WALL_MM), 30.0, fine=True) for way, tubes in self.airways.items()),
             *(Part(way, self._airway(tubes), -990.0, fine=True) for way, tubes in self.airways.items()),
             *(Part(f"vein_{side}", pulmonary_vein(ends, radii), hu["la"]) for side, ends, radii in PULMONARY_VEINS),
             Part("vena_cava_superior", vessel["vena_cava_superior"], hu["ra"]),
             Part("vena_cava_inferior", tube([beside(ra, -22, 10, 4), [-80.0, 26.0, -34.0]], [12, 12]), hu["ra"]),
-            Part("wall", chamber(heart.muscle_sdf), textured(t.myocardium, 3)),
+            Part("wall", before_aorta(heart.muscle_sdf, 0.5), textured(t.myocardium, 3)),
             Part("right_ventricle", chamber(heart.rv_sdf), hu["rv"], s["right_ventricle"]),
             Part("right_atrium", chamber(heart.ra_sdf), hu["ra"], s["right_atrium"]),
-            Part("left_atrium", chamber(heart.la_sdf), hu["la"], s["left_atrium"]),
+            Part("left_atrium", before_aorta(heart.la_sdf, BEHIND_ATRIUM_MM), hu["la"], s["left_atrium"]),
             Part("myocardium", chamber(left_ventricle), textured(t.myocardium, 3), s["myocardium"]),
             Part("left_ventricle", chamber(heart.lv_inner_sdf), hu["lv"], s["left_ventricle"]),
             Part("papillary_muscles", chamber(heart.papillary_sdf), textured(t.myocardium, 3), None, fine=True),

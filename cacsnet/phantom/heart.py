@@ -61,6 +61,9 @@ LEFT_GROOVE_MM = 8.5
 """Radius of the ring of fat in the left atrioventricular groove where the atrium overhangs it."""
 
 
+NECK_MM = np.array([9.0, 5.5, 6.5])
+"""Radii along the neck of the left appendage."""
+
 BENEATH_APPENDAGE_MM, WIDENING = 18.0, 0.4
 """How far that fat reaches from the groove towards the apex, and by how much its ring widens with the ventricle on the way."""
 
@@ -238,6 +241,10 @@ class Heart(ABC):
         along = along - below
         ring = (along.square() + aside.square()).sqrt() - LEFT_GROOVE_MM
         return smooth_max(sdf, -ring, 4.0)
+
+    def over_left_groove(self, sdf: Tensor, p: Tensor, neck: np.ndarray) -> Tensor:
+        """The left atrium without that ring of fat; its appendage hangs on a ``neck`` [3, 3] above it."""
+        return smooth_min(self.with_left_groove(sdf, p), _tube(p, neck, NECK_MM), 6.0)
 
     def draw_calibre(self, rng: np.random.Generator) -> float:
         """Factor on the widths of all arteries; women's are 9 % narrower (Dodge et al. 1992)."""

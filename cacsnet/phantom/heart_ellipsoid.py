@@ -97,7 +97,8 @@ class EllipsoidHeart(Heart):
     def la_sdf(self, p: Tensor) -> Tensor:
         body = smooth_min(ellipsoid(p, self.la_centre, None, self.la_radii), self.la_floor_sdf(p), 12.0)
         appendage = ellipsoid(p, self.la_centre + np.array([18, -24, 42]), None, (13, 16, 11))
-        return self.clear_of_ostia(self.with_left_groove(smooth_min(body, appendage, 14.0), p), p)
+        neck = self.la_centre + np.array([[12, -4, 24], [20, -14, 37], [18, -24, 42.0]])
+        return self.clear_of_ostia(self.over_left_groove(smooth_min(body, appendage, 14.0), p, neck), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         body = smooth_min(ellipsoid(p, self.ra_centre, None, self.ra_radii), self.ra_floor_sdf(p), 12.0)
@@ -165,9 +166,9 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
     ra_centre = jitter([-4, 2, -46], 3)
     la_centre = jitter([19, 35, 1], 3)
     root = np.array(
-        [[14, -5, -4], [21, -4.5, -7.5], [28, -4, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float
+        [[14, -3.5, -4], [21, -4, -7.5], [28, -4.5, -11], [48, -8, -15], [72, -4, -15], [90, 8, -11], [98, 24, 0]], float
     )
-    root += rng.normal(0, 2.0, root.shape) * np.linspace(0.2, 1.5, len(root))[:, None]
+    root += np.cumsum(rng.normal(0, 0.8, root.shape), axis=0)
     radius = rng.normal(15.5, 1.7)
     root_radii = radius * np.array([0.88, 0.97, 1.0, 1.0, 1.0, 0.95, 0.9])
     trunk = np.array([[32, -30, 14], [44, -25, 17], [58, -12, 17], [64, 8, 14]], float)  # beside the aorta, touching it
@@ -185,7 +186,7 @@ def draw_heart(rng: np.random.Generator) -> EllipsoidHeart:
         groove_mm=rng.uniform(12, 30),
         lv_centre=lv_centre, lv_outer=outer, lv_inner=inner, rv_centre=rv_centre, rv_radii=rv_radii,
         la_radii=np.array([rng.uniform(23, 30), rng.uniform(17, 24), rng.uniform(30, 38)]),
-        ra_radii=np.array([rng.uniform(28, 35), rng.uniform(24, 30), rng.uniform(19.5, 25)]),
+        ra_radii=np.array([rng.uniform(27, 33), rng.uniform(22, 28), rng.uniform(19, 24)]),
         tricuspid=tricuspid, tricuspid_normal=unit(np.array([-0.25, -0.35, 0.9])),
         groove_radius=rng.uniform(19, 23), left_groove=(GROOVE_HEIGHT_MM, at_groove * float(outer[1:].mean()) + 4.0),
     )  # fmt: skip

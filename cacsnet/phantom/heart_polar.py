@@ -178,7 +178,8 @@ class PolarHeart(Heart):
     def la_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.la_centre, self.la_radius, self.la_shape, self.la_appendage, self.appendage_radii[0])
         sdf = smooth_min(sdf, self.la_floor_sdf(p), 12.0)
-        return self.clear_of_ostia(self.with_left_groove(sdf, p), p)
+        neck = np.stack([*(self.la_centre + np.array([[12, -4, 22], [24, -15, 36.0]])), self.la_appendage[-1]])
+        return self.clear_of_ostia(self.over_left_groove(sdf, p, neck), p)
 
     def ra_sdf(self, p: Tensor) -> Tensor:
         sdf = self._atrium(p, self.ra_centre, self.ra_radius, self.ra_shape, self.ra_appendage, self.appendage_radii[1])
