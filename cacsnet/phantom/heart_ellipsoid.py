@@ -301,9 +301,9 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
     first = max(int((turned >= FIRST_MARGINAL_DEG).argmax()), int(0.3 * len(lcx)))
     for number, share in enumerate(sorted(rng.uniform(0, 1, rng.integers(1, 4)))):
         start = lcx[int(first + share * (0.88 * len(lcx) - first))]
-        line = clear_of(down_the_wall(start, heart.lv_centre), arteries, "LCX")
-        if line is not None:
-            arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], line, tapered(line, 2.2, 1.2)))
+        marginal = clear_of(down_the_wall(start, heart.lv_centre), arteries, "LCX")
+        if marginal is not None:
+            arteries.append(Artery(f"OM{number + 1}", VESSEL_INDEX["LCX"], marginal, tapered(marginal, 2.2, 1.2)))
 
     # right atrioventricular groove: from the ostium over the front, the right margin, and back to the crux
     angles = np.arange(RIGHT_ENTRY_DEG, rng.uniform(115, 140), 15.0)
@@ -331,13 +331,13 @@ def _grow_tree(heart: EllipsoidHeart, rng: np.random.Generator) -> list[Artery]:
         if free > 12:
             twig = down_the_wall(back[-1], heart.lv_centre)
             whole = cut(np.concatenate([back, twig[3:]]), POSTEROLATERAL_MM)
-            line = clear_of(push_out(heart, rounded(whole, 5.0), branch_depth, keep=2), arteries, "RCA")
-            if line is not None:
-                arteries.append(Artery("PL", VESSEL_INDEX["RCA"], line, tapered(line, 2.4, 1.2)))
+            inferior = clear_of(push_out(heart, rounded(whole, 5.0), branch_depth, keep=2), arteries, "RCA")
+            if inferior is not None:
+                arteries.append(Artery("PL", VESSEL_INDEX["RCA"], inferior, tapered(inferior, 2.4, 1.2)))
     start = rca[int((rng.uniform(0.45, 0.6) if right_dominant else rng.uniform(0.6, 0.9)) * len(rca))]
-    line = inside_sac(heart, down_the_wall(start, heart.rv_centre))
-    if line is not None:
-        arteries.append(Artery("AM", VESSEL_INDEX["RCA"], line, tapered(line, 2.0, 1.0)))
+    acute = inside_sac(heart, down_the_wall(start, heart.rv_centre))
+    if acute is not None:
+        arteries.append(Artery("AM", VESSEL_INDEX["RCA"], acute, tapered(acute, 2.0, 1.0)))
 
     shift = unit(rng.normal(size=3)) + lateral
     vein = _settle(heart, lad[8:-20] + 5.0 * unit(shift), 2.8, 4)

@@ -312,8 +312,8 @@ class PolarHeart(Heart):
             start = lad[int(share * len(lad))]
             h0, _, a0 = (float(v) for v in self.polar(torch.tensor(start, dtype=torch.float32)))
             levels = np.linspace(h0, min(h0 + rng.uniform(35, 55), 0.9 * self.length), 40)
-            turn = max(min(rng.uniform(0.3, 0.8), LAST_DIAGONAL - a0), 0.15)
-            angles = a0 + turn * np.linspace(0, 1, 40) ** 1.2 + wave(40, 0.04)
+            sideways = max(min(rng.uniform(0.3, 0.8), LAST_DIAGONAL - a0), 0.15)
+            angles = a0 + sideways * np.linspace(0, 1, 40) ** 1.2 + wave(40, 0.04)
             diagonal = cut(self.course(start, levels, angles), branch_length_mm(rng))
             arteries.append(artery(f"D{number + 1}", "LAD", diagonal, 2.2, 1.2))
 
@@ -377,13 +377,13 @@ class PolarHeart(Heart):
                 back = cut(whole_groove[::-1], min(rng.uniform(20, 45), free))
                 twig = down_the_wall(back[-1], 50)
                 whole = cut(np.concatenate([rca[-1:], back[4:], twig[3:]]), POSTEROLATERAL_MM)
-                line = clear_of(push_out(self, rounded(whole, 5.0), DEPTH_MM, keep=2), arteries, "RCA")
-                if line is not None:
-                    arteries.append(artery("PL", "RCA", line, 2.4, 1.2))
+                inferior = clear_of(push_out(self, rounded(whole, 5.0), DEPTH_MM, keep=2), arteries, "RCA")
+                if inferior is not None:
+                    arteries.append(artery("PL", "RCA", inferior, 2.4, 1.2))
         start = rca[int((rng.uniform(0.45, 0.6) if right_dominant else rng.uniform(0.6, 0.9)) * len(rca))]
-        marginal = inside_sac(self, down_the_wall(start, 50, 0.15, at_most=60.0, depth=1.7))
-        if marginal is not None:
-            arteries.append(artery("AM", "RCA", marginal, 2.0, 1.0))
+        acute = inside_sac(self, down_the_wall(start, 50, 0.15, at_most=60.0, depth=1.7))
+        if acute is not None:
+            arteries.append(artery("AM", "RCA", acute, 2.0, 1.0))
 
         levels = np.linspace(6.0, 0.8 * end, 80)
         angles = self.edge(levels, True) + self.aside(levels) + 0.16 + wave(80, 0.03)
