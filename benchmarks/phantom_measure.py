@@ -149,8 +149,9 @@ def great_vessel(mask: np.ndarray, chamber: np.ndarray, step_mm: float) -> tuple
 # -- coronary arteries ------------------------------------------------------------------------------------------------
 
 IN_GROOVE_MM = 16.0
-"""Circumflex and right coronary artery run in the atrioventricular grooves as long as they lie this close to an atrium, the
-LAD in the interventricular groove as long as it does to the right ventricle; diagonals, marginals and the PDA leave it."""
+"""Circumflex and right coronary artery run in their atrioventricular groove as long as they lie this close to its atrium, the
+LAD in the interventricular groove as long as it does to the right ventricle; diagonals, marginals, the posterior descending and
+the posterolateral artery leave it."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def courses(painted: Painted) -> dict[str, Course]:
     wanted: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("LAD", ("LM", "LAD"), ("right_ventricle",)),
         ("LCX", ("LM", "LCX"), ("left_atrium",)),
-        ("RCA", ("RCA",), ("left_atrium", "right_atrium")),
+        ("RCA", ("RCA",), ("right_atrium",)),
         ("RCA_PDA", ("RCA",), ()),
     )
     for name, labels, groove in wanted:
