@@ -15,14 +15,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from omegaconf import OmegaConf
 from pages import write_between
 from real_ct import mask_of, read
@@ -40,6 +37,7 @@ from cacsnet.phantom.anatomy import HEART_MODELS
 from cacsnet.phantom.cohort import make_case
 from cacsnet.training.evaluate import held_out_recipe
 from cacsnet.training.judging import calcium_shares, judged_row
+from cacsnet.workers import worker_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES: tuple[tuple[str, str, bool], ...] = (
@@ -139,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
         runs[name] = [train(short, overrides, seed, steps, extra, stage) for seed in range(seeds)]
     models = [path for paths in runs.values() for path in paths]
     jobs = [(number, keys["heart_model"], models) for number in range(scans)]
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    pool = worker_pool(workers)
     with pool:
         rows = [row for case in track(pool.map(judge_scan, jobs), "judging", len(jobs), console=console) for row in case]
     frame = pd.DataFrame(rows)

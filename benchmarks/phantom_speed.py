@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from cacsnet.phantom.render import Anatomy, render
 from cacsnet.phantom.scan import make_scan, moving_heart
 from cacsnet.scanner import finish, image
 from cacsnet.training.sweep import composed
+from cacsnet.workers import worker_pool
 
 SPEED_SEED = 69_500_000
 SCAN_SECONDS, PATCHES_PER_SECOND = 15.0, 6.0
@@ -70,7 +69,7 @@ def patches_per_second(settings: PatchSettings, count: int, workers: int) -> flo
     """Patches a second of ``workers`` processes, after a patch each to start up."""
     share = -(-count // workers)
     share += -share % settings.images_per_patient  # whole patients
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         list(pool.map(_patches, [settings] * workers, [900_000 + 1000 * k for k in range(workers)], [1] * workers))
         start = time.perf_counter()
         made = sum(pool.map(_patches, [settings] * workers, [910_000 + 1000 * k for k in range(workers)], [share] * workers))

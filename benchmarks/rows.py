@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
+
+from cacsnet.workers import worker_pool
 
 Row = dict[str, Any]
 
@@ -58,6 +58,6 @@ def _made(jobs: list[tuple[Any, ...]], make: Callable[..., Row], workers: int) -
         for job in jobs:
             yield make(*job)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_pool(workers) as pool:
         for done in as_completed([pool.submit(make, *job) for job in jobs]):
             yield done.result()

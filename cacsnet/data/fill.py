@@ -7,25 +7,23 @@ beside a training run or a second such command. Other ``key=value`` arguments ch
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cacsnet.data.memory import keep_memory
 from cacsnet.data.module import PhantomData
 from cacsnet.data.patches import PhantomPatches
 from cacsnet.errors import ConfigError
+from cacsnet.workers import worker_pool
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -53,8 +51,7 @@ def fill(patches: PhantomPatches, workers: int = 1, on_patches: Callable[[int], 
             made += patches.make(number)
             tell(missing[number])
         return made
-    # spawned, not forked: torch's threads don't survive a fork
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start) as pool:
+    with worker_pool(workers) as pool:
         running = {pool.submit(patches.make, number): number for number in todo}
         try:
             for done in as_completed(running):
@@ -64,11 +61,6 @@ def fill(patches: PhantomPatches, workers: int = 1, on_patches: Callable[[int], 
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return made
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
-    keep_memory()
 
 
 def stages_of(overrides: Sequence[str]) -> dict[str, Mapping[str, Any]]:

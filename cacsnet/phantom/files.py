@@ -14,14 +14,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cacsnet.errors import ConfigError
 from cacsnet.io import write_dicom_series
@@ -29,6 +26,7 @@ from cacsnet.io.write import write_nifti
 from cacsnet.phantom.cohort import FORMAT, CohortCase, anatomical_truth, make_cases, reference_row, vessel_labels
 from cacsnet.phantom.deposits import OWNER_NAMES
 from cacsnet.phantom.plan import Planned
+from cacsnet.workers import worker_pool
 
 FORMATS = ("dicom", "nifti")
 
@@ -51,9 +49,7 @@ def write_cohort(plan: Sequence[Planned], output: Path, file_format: str = "dico
             for job in jobs:
                 yield _write_patient(job)
         elif jobs:
-            with ProcessPoolExecutor(
-                min(workers, len(jobs)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool:
+            with worker_pool(min(workers, len(jobs))) as pool:
                 yield from pool.map(_write_patient, jobs)
     finally:
         _write_tables(plan, output)

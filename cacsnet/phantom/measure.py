@@ -7,13 +7,10 @@ motion, noise) and the reference rule, without painting the chest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from rich.table import Table
 
 from cacsnet.agreement.statistics import bland_altman, category_indices, icc
@@ -23,6 +20,7 @@ from cacsnet.phantom.deposits import place
 from cacsnet.phantom.plan import Planned
 from cacsnet.phantom.preview import preview_scan
 from cacsnet.scoring.categories import RISK_CATEGORIES
+from cacsnet.workers import worker_pool
 
 
 def measure(plan: Sequence[Planned], workers: int = 1) -> Iterator[list[dict[str, Any]]]:
@@ -30,9 +28,7 @@ def measure(plan: Sequence[Planned], workers: int = 1) -> Iterator[list[dict[str
     if workers <= 1:
         yield from map(measure_patient, plan)
         return
-    with ProcessPoolExecutor(
-        min(workers, len(plan)), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with worker_pool(min(workers, len(plan))) as pool:
         yield from pool.map(measure_patient, plan)
 
 

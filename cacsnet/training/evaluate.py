@@ -20,15 +20,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -47,6 +44,7 @@ from cacsnet.phantom.population import load_population, spread_total
 from cacsnet.phantom.render import AREA_MARGIN_MM, heart_box
 from cacsnet.scoring import score
 from cacsnet.training.judging import calcium_of, calcium_shares, scored_row
+from cacsnet.workers import worker_pool
 
 SPLITS = {"held_out": 20_000_000, "validation": 17_000_000}
 """First seeds. What is reported is measured on ``held_out``, what is chosen is chosen on ``validation``; training draws below
@@ -146,7 +144,7 @@ def evaluate(
     """Score every recipe with the model and the baselines; one table each, and the reference."""
     jobs = [(checkpoint, number, recipe, mean, settings) for number, recipe in enumerate(recipes)]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("reference", "model", "all", "nothing", "map")}
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_pool(workers) as pool:
         for case in track(pool.map(_one, jobs), "phantom scans", total=len(jobs), transient=True):
             for name, row in case.items():
                 rows[name].append(row)
