@@ -421,7 +421,7 @@ def draw_heart(rng: np.random.Generator) -> PolarHeart:
     )
     normal = unit(axis + rng.normal(0, 0.08, 3) - 0.15 * to_rv)
     to_atrium = unit(np.array([0.05, 0.60, -0.80]) + rng.normal(0, 0.08, 3))
-    ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(25.5, 31)
+    ra_radius, la_radius = rng.uniform(24, 29.5), rng.uniform(23, 28)
     ra_centre = tricuspid + to_atrium * 0.92 * ra_radius
     la_centre = base + np.array([12.0, 22.0, -5.0]) + rng.normal(0, 2.5, 3)
     root = (
