@@ -199,3 +199,20 @@ def test_right_dominant_hearts_have_a_posterolateral_branch_and_all_a_marginal(m
             assert name not in tree or tree[name].vessel == VESSEL_INDEX["RCA"]
     assert np.mean(back) > 0.6
     assert len(margin) > 0.6 * len(SEEDS)
+
+
+def test_diagonals_stay_in_front_and_marginals_begin_on_the_left(model):
+    """Degrees about the long axis from the septum's middle over the front."""
+    for seed in SEEDS:
+        heart, tree = grown(seed, model)
+        front = heart.axes[2] if heart.axes[2][0] > 0 else -heart.axes[2]
+
+        def turned(point, heart=heart, front=front):
+            away = point - heart.base
+            return np.rad2deg(np.arctan2(away @ front, away @ heart.axes[1])) % 360
+
+        for name, artery in tree.items():
+            if name.startswith("D"):
+                assert turned(artery.line[-1]) < 142, (seed, name)
+            if name.startswith("OM"):
+                assert 118 < turned(artery.line[0]) < 300, (seed, name)
