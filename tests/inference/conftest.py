@@ -1,10 +1,9 @@
 """A small thorax whose tissues are told apart by their HU alone, and networks that read it that way."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from simple_thorax import BONE_HU, FAT_HU, LUNG_HU, PLAQUE_HU, SHAPE, SPACING, TISSUE_HU, paint_spheres
 from torch import nn
 
 from cacsnet.labels import STRUCTURE_INDEX
@@ -13,31 +12,6 @@ from cacsnet.network.unet import Prediction
 from cacsnet.scan import Acquisition, Geometry, Scan
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other, the more so beside other test processes
-
-SPACING = (2.5, 1.0, 1.0)
-SHAPE = (44, 200, 200)
-TISSUE_HU = {
-    "left_ventricle": 32,
-    "myocardium": 46,
-    "right_ventricle": 60,
-    "left_atrium": 74,
-    "right_atrium": 88,
-}
-FAT_HU, LUNG_HU, PLAQUE_HU, BONE_HU = -60, -850, 300, 600
-# centre (z, y, x) and radius in mm; later ones are painted over earlier ones
-SPHERES = (
-    ("right_ventricle", (42, 85, 72), 26),
-    ("right_atrium", (75, 110, 62), 21),
-    ("left_atrium", (84, 128, 98), 21),
-    ("myocardium", (42, 110, 120), 36),
-    ("left_ventricle", (42, 110, 120), 28),
-)
-
-
-def paint_spheres(out, positions, values):
-    for name, centre, radius in SPHERES:
-        distance2 = sum((p - c) ** 2 for p, c in zip(positions, centre, strict=True))
-        out[distance2 <= radius**2] = values[name]
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +67,3 @@ def model():
     coarse = Stage(StageConfig(3.0, patch=32), ByHounsfield())
     fine = Stage(StageConfig(1.0, patch=64, in_channels=9), ByHounsfield(9))
     return Model(coarse, fine, {}, "0" * 64)
-
-
-def with_acquisition(scan, **changes):
-    return replace(scan, acquisition=replace(scan.acquisition, **changes))

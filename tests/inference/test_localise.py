@@ -6,8 +6,8 @@ import cc3d
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPE, SPACING, paint_spheres
 from scipy import ndimage
+from simple_thorax import SHAPE, SPACING, paint_spheres
 
 from cacsnet.errors import NoHeartError
 from cacsnet.inference.localise import between_lungs, find_heart

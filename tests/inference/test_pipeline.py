@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import with_acquisition
+from simple_thorax import with_acquisition
 
 from cacsnet.errors import EnhancedBloodError, NoHeartError, TubeVoltageError
 from cacsnet.inference.pipeline import score_scan

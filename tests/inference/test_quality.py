@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TISSUE_HU, with_acquisition
+from simple_thorax import TISSUE_HU, with_acquisition
 
 from cacsnet.errors import EnhancedBloodError
 from cacsnet.inference import quality

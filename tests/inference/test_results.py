@@ -11,8 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import PLAQUE_HU, SPACING, with_acquisition
 from rich.console import Console
+from simple_thorax import PLAQUE_HU, SPACING, with_acquisition
 
 from cacsnet.inference import results, run
 from cacsnet.io import write_dicom_series
