@@ -37,7 +37,7 @@ from cacsnet.inference.pipeline import CaseResult, coarse_predictor, fine_predic
 from cacsnet.inference.settings import InferenceSettings
 from cacsnet.inference.windows import Grid, Layout, resample_scan, stitch_dense, stitch_points
 from cacsnet.io import read_scan
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES, VESSELS
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import HEART_MODELS
@@ -208,6 +208,7 @@ def main(arguments: Sequence[str]) -> int:
         keys = read_keys(arguments, KEYS)
         if keys["heart_model"] not in HEART_MODELS:
             raise ConfigError(f"choose from {', '.join(HEART_MODELS)}", field="heart_model", value=keys["heart_model"])
+        count = whole_number(keys, "phantoms")
         model = load_model(Path(keys["checkpoint"]))
         readings = []
         if keys["image"]:
@@ -219,7 +220,6 @@ def main(arguments: Sequence[str]) -> int:
             mask = mask_of(keys["mask"], scan)
             readings.append(read(Path(keys["image"]).name, scan, np.isin(mask, (1, 3)), mask == 3, model))
             show(readings, console)
-        count = int(keys["phantoms"])
         for number in track(range(count), "phantoms", console=console, transient=True):
             case = phantom(FIRST_SEED + number, keys["heart_model"])
             readings.append(read(f"phantom {keys['heart_model']} {number}", *case, model))

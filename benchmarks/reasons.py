@@ -36,7 +36,7 @@ from cacsnet.errors import CacsError
 from cacsnet.inference.localise import Heart
 from cacsnet.inference.pipeline import CaseResult, score_scan
 from cacsnet.inference.settings import InferenceSettings
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import STRUCTURE_INDEX, STRUCTURES, VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import View
@@ -407,16 +407,22 @@ def _draw(axes: Axes, case: Case, z: int, centre: np.ndarray, zones: bool, half_
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Exit code 0, or 2 for a bad command."""
     defaults = {
         "scans": "12", "first": "200", "matrix": "384", "checkpoint": "checkpoints/cacsnet.safetensors",
         "report": "docs/reasons.md", "picture": "docs/reasons.png", "sweep": "false",
     }  # fmt: skip
-    keys = read_keys(arguments, defaults)
     console = Console()
-    model, settings = load_model(Path(keys["checkpoint"])), InferenceSettings()
+    try:
+        keys = read_keys(arguments, defaults)
+        first, scans, matrix = whole_number(keys, "first"), whole_number(keys, "scans", 1), whole_number(keys, "matrix", 64)
+        model, settings = load_model(Path(keys["checkpoint"])), InferenceSettings()
+    except CacsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     cases, seconds, failed = [], [], 0
-    for number in range(int(keys["first"]), int(keys["first"]) + int(keys["scans"])):
-        phantom = make_case(recipe(number, int(keys["matrix"])))
+    for number in range(first, first + scans):
+        phantom = make_case(recipe(number, matrix))
         try:
             case = score_case(phantom, model, settings)
         except CacsError as error:

@@ -1,7 +1,7 @@
 """How fast training is: loading beside no loading, share of the machine's peak, memory, and where a step's time goes.
 
-``python benchmarks/training.py [stages=coarse,fine] [steps=12] [cache_dir=…] [experiment=…] [output=training.json]
-[docs=docs]``
+``python benchmarks/training.py [stages=coarse,fine] [steps=12] [cache_dir=…] [experiment=…] [overrides=…]
+[output=training.json] [docs=docs]``
 
 What is timed is :func:`cacsnet.training.run.train_stage` itself, as ``train.py`` calls it, through Lightning's profiler hooks;
 only validation and the progress bar are off. Rounds with patches that the loader's workers read from the cache on disk
@@ -41,13 +41,13 @@ from cacsnet.data.fill import fill
 from cacsnet.data.memory import keep_memory
 from cacsnet.data.module import PhantomData
 from cacsnet.errors import ConfigError
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.training.module import StageModule
 from cacsnet.training.sweep import composed
 
 KEYS = {
     "stages": "coarse,fine", "steps": "12", "cache_dir": "", "experiment": "", "output": "training.json",
-    "docs": "",
+    "overrides": "", "docs": "",
 }  # fmt: skip
 EXPERIMENTS = {"coarse": "phantom", "fine": "phantom_fine"}
 """Each stage's own, where no experiment is asked for."""
@@ -135,31 +135,32 @@ def product_rates(device: str, dtype: torch.dtype) -> list[float]:
 def memory_in_child(keys: Mapping[str, str], name: str) -> dict[str, Any]:
     """Peak resident memory of a process that only trains."""
     experiment = keys["experiment"] or EXPERIMENTS[name]
-    command = [sys.executable, "-W", "ignore", __file__, "--memory", experiment, name, keys["cache_dir"]]
+    command = [sys.executable, "-W", "ignore", __file__, "--memory", experiment, name, keys["cache_dir"], keys["overrides"]]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     what = "resident memory of the training process: Python, torch, weights, average, optimizer, activations, batch; no workers"
     return {**json.loads(done.stdout.splitlines()[-1]), "what": what}
 
 
-def memory_of_training(experiment: str, name: str, cache_dir: str) -> dict[str, int]:
+def memory_of_training(experiment: str, name: str, cache_dir: str, overrides: str) -> dict[str, int]:
     """For the child: peak resident bytes so far after a few steps on the CPU, and the bytes before the data and the first step.
 
     VmHWM, not ru_maxrss: the latter keeps the peak of the process that started this one.
     """
     before = status_bytes("VmRSS")
-    config = config_of(experiment, "cpu")
+    config = config_of(experiment, "cpu", overrides)
     fit(name, config, data_on_disk(config, name, cache_dir)[0], MEMORY_STEPS, "cpu")
     return {"peak_bytes": status_bytes("VmHWM"), "before_bytes": before}
 
 
-def config_of(experiment: str, device: str) -> dict[str, Any]:
-    """``train.py``'s configuration without what is not a training step."""
-    return composed([f"experiment={experiment}", *TRAINER[device], "validation.size=0", "progress=false"])
+def config_of(experiment: str, device: str, overrides: str = "") -> dict[str, Any]:
+    """``train.py``'s configuration without what is not a training step. ``overrides``: further ones, separated by commas."""
+    extra = [one for one in overrides.split(",") if one]
+    return composed([f"experiment={experiment}", *TRAINER[device], "validation.size=0", "progress=false", *extra])
 
 
 def measure(name: str, device: str, keys: Mapping[str, str]) -> dict[str, Any]:
     """All figures of one stage on one device, in patches, seconds, FLOPs and bytes."""
-    config = config_of(keys["experiment"] or EXPERIMENTS[name], device)
+    config = config_of(keys["experiment"] or EXPERIMENTS[name], device, keys["overrides"])
     data, made = data_on_disk(config, name, keys["cache_dir"])
     ready = in_memory(data)
     batch = default_collate([ready.patches[n % len(ready.patches)] for n in range(data.batch_size)])
@@ -302,8 +303,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 def _checked(keys: Mapping[str, str]) -> list[str]:
     """The stages asked for."""
-    if not keys["steps"].isdigit() or int(keys["steps"]) < 1:
-        raise ConfigError("must be a whole number from 1 on", field="steps", value=keys["steps"])
+    whole_number(keys, "steps", 1)
     if keys["docs"] and not (Path(keys["docs"]) / "training.md").is_file():
         raise ConfigError("the folder has no training.md", field="docs", value=keys["docs"])
     known = config_of(keys["experiment"], "cpu")["stages"] if keys["experiment"] else EXPERIMENTS
@@ -321,8 +321,7 @@ def main(arguments: Sequence[str], console: Console | None = None) -> int:
         keys = read_keys(arguments, KEYS)
         names = _checked(keys)
         command = f"python benchmarks/training.py stages={keys['stages']} steps={keys['steps']}"
-        if keys["experiment"] != KEYS["experiment"]:
-            command += f" experiment={keys['experiment']}"
+        command += "".join(f" {key}={keys[key]}" for key in ("experiment", "overrides") if keys[key])
         result: dict[str, Any] = {"command": command, "machine": machine(), "stages": {}}
         for name in names:
             gpu = measure(name, "cuda", keys) if torch.cuda.is_available() else NOT_MEASURED
@@ -346,6 +345,6 @@ if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if sys.argv[1:2] == ["--memory"]:
-        print(json.dumps(memory_of_training(*sys.argv[2:5])))
+        print(json.dumps(memory_of_training(*sys.argv[2:6])))
     else:
         sys.exit(main(sys.argv[1:]))

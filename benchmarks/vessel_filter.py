@@ -29,7 +29,7 @@ from scipy.ndimage import map_coordinates
 from cacsnet.errors import CacsError
 from cacsnet.inference.pipeline import CaseResult, score_scan
 from cacsnet.inference.settings import InferenceSettings
-from cacsnet.keys import read_keys
+from cacsnet.keys import read_keys, whole_number
 from cacsnet.labels import VESSEL_NAMES
 from cacsnet.network.checkpoint import Model, load_model
 from cacsnet.phantom.anatomy import Patient
@@ -252,14 +252,20 @@ def picture(path: Path, true: Curve, found: Curve, false: Curve, default_mm: flo
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Exit code 0, or 2 for a bad command."""
     defaults = {
         "scans": "12", "patients": "60", "first": "0", "matrix": "384", "docs": "docs",
         "checkpoint": "checkpoints/cacsnet.safetensors",
     }  # fmt: skip
-    keys = read_keys(arguments, defaults)
     console = Console()
-    model, default_mm = load_model(Path(keys["checkpoint"])), InferenceSettings().vessel_filter_mm
-    numbers = [int(keys[key]) for key in ("scans", "patients", "first", "matrix")]
+    try:
+        keys = read_keys(arguments, defaults)
+        least = {"scans": 1, "patients": 1, "first": 0, "matrix": 64}
+        numbers = [whole_number(keys, name, from_) for name, from_ in least.items()]
+        model, default_mm = load_model(Path(keys["checkpoint"])), InferenceSettings().vessel_filter_mm
+    except CacsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     true, found, false, by_owner, scored = measure(*numbers, model, console)
     command = f"python benchmarks/vessel_filter.py scans={keys['scans']} patients={keys['patients']} first={keys['first']}"
     facts = f"`{command}` ({scored} phantom scans scored; weights {model.sha256[:12]})"

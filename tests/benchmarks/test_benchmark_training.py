@@ -197,6 +197,12 @@ def test_one_kind_reads_the_cache_and_the_other_does_not(fake, patches):
     assert all(first[key].shape == value.shape and first[key].dtype == value.dtype for key, value in disk.patches[1].items())
 
 
+def test_overrides_change_what_is_trained(fake, patches):
+    found = benchmark.measure("coarse", "cpu", keys(patches, overrides="trainer.precision=bf16-mixed"))
+    assert {call[3] for call in fake.calls} == {"bf16-mixed"}
+    assert (found["peak_precision"], found["peak_flop_per_s"]) == ("bfloat16", 80e9)
+
+
 def test_on_a_gpu_the_precision_is_bf16_and_its_peak_counts(fake, patches, monkeypatch):
     """With a GPU's calls replaced: parts and memory are those of a run of their own, in which each mark waits."""
     reset = []
@@ -257,6 +263,7 @@ def test_a_product_of_matrices_is_counted_by_its_flops(monkeypatch):
         ("stages=middle", "middle"),
         ("experiment=none", "none"),
         ("docs=nowhere", "docs"),
+        ("overrides=no.such=1", "no.such"),
         ("experiment=smoke", "cache_dir"),  # which has no cache
     ],
 )
